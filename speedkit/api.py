@@ -1,0 +1,179 @@
+"""Everything the command line does, from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from speedkit import __version__
+from speedkit.core.assemble import Components, assemble
+from speedkit.core.calibration import Calibration
+from speedkit.core.components import Services
+from speedkit.core.config import RunConfig, check_config, load_config
+from speedkit.core.errors import RunDirectoryError
+from speedkit.core.history import RunDirectory, default_run_path
+from speedkit.core.node import Node, Tree
+from speedkit.core.plugins import Plugins
+from speedkit.core.search import OnEvent, OnProgress, Run, Search
+from speedkit.core.task import Task, find_task
+
+
+class RunTree(Tree):
+    """The tree of a run, with what else the run knows.
+
+    Attributes:
+        path: the run directory.
+        status: ``finished``, ``stopped``, ``interrupted``, ``failed`` or ``running``.
+        calibration: times of the start and target record; None before they are known.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.tree)
+        self.path = run.directory.path
+        self.status = run.status
+        self.calibration: Calibration | None = run.calibration
+
+    def fsr(self, node: Node | None = None) -> float | None:
+        """FSR of a node, by default the best; None where it is not defined."""
+        node = node or self.best()
+        if node is None or not node.is_valid or self.calibration is None:
+            return None
+        return self.calibration.fsr(node.train_time_ms)
+
+
+def run(
+    task: str | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    config: RunConfig | None = None,
+    plugins: Plugins | None = None,
+    on_event: OnEvent = lambda event: None,
+    on_progress: OnProgress = lambda job, metrics, text, at_s: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> RunTree:
+    """Search a task and return its tree.
+
+    Args:
+        task: ``FAMILY/ID`` or ``PATH/OF/FOLDER/ID``.
+        out: the run directory, new; by default one below ``runs/``.
+        resume: a run directory to go on with, instead of a new one.
+        config: a checked configuration; otherwise it is made from ``settings``.
+        plugins: the plugins to use; by default those the configuration names.
+        on_event: receives every event of the journal, as a mapping.
+        on_progress: receives job, metrics or None, text, and seconds for each line of
+            rank 0 of a running job.
+        on_warning: receives lines for the user, for example of a failing observer.
+        settings: configuration keys, for example ``scaffold="aide"``, ``seed=1``,
+            ``options={"scaffold": {"debug_prob": 0.3}}``.
+
+    Raises:
+        SpeedkitError: with one line that says what to do.
+        KeyboardInterrupt: after the jobs were ended and the journal closed.
+    """
+    if resume is not None:
+        directory = RunDirectory(Path(resume))
+        config = check_config(directory.manifest["config"])
+    else:
+        config = config or load_config({"task": task, **settings})
+    plugins = plugins or Plugins(config.load, config.block)
+    components = assemble(config, plugins)
+    found = find_task(config.task)
+    if resume is None:
+        path = Path(out) if out is not None else default_run_path(found.name)
+        directory = RunDirectory.create(path, make_manifest(config, components, found))
+    check_scripts(directory, found)
+    components.bind(Services(task=found, seed=config.seed, llm=_no_llm))
+    with directory.writing() as journal, _signals_as_interrupt():
+        state = Run.open(directory, found)
+        search = Search(
+            state,
+            config,
+            components,
+            plugins,
+            journal,
+            on_event=on_event,
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
+        search.go()
+    return RunTree(state)
+
+
+def open_run(path: str | os.PathLike[str]) -> RunTree:
+    """Read the tree of a run directory without touching it."""
+    return RunTree(open_state(Path(path)))
+
+
+def open_state(path: Path) -> Run:
+    """Fold the journal of a run directory, read only."""
+    directory = RunDirectory(path)
+    return Run.open(directory, find_task(directory.manifest["config"]["task"]))
+
+
+def make_manifest(config: RunConfig, components: Components, task: Task) -> dict[str, Any]:
+    """Return what ``run.toml`` says of a new run."""
+    family = str(task.family.root) if "/" in config.task.rpartition("/")[0] else task.family.name
+    values = config.model_dump(mode="json")
+    values["task"] = f"{family}/{task.id}"
+    values["load"] = [str(Path(p).resolve()) if p.endswith(".py") else p for p in config.load]
+    return {
+        "run_id": uuid.uuid4().hex,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "speedkit": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "config": values,
+        "components": dict(components.manifest),
+        "scripts": _script_hashes(task),
+        "hardware": dict(components.executor.fingerprint()),
+    }
+
+
+def check_scripts(directory: RunDirectory, task: Task) -> None:
+    """Refuse to go on with a run whose record scripts have changed since it began."""
+    if directory.manifest["scripts"] != _script_hashes(task):
+        raise RunDirectoryError(
+            f"the records of {task.name} have changed since {directory.path} began; start a new run"
+        )
+
+
+def _script_hashes(task: Task) -> dict[str, str]:
+    hashes = {"start": hashlib.sha256(task.start.read().encode()).hexdigest()}
+    if task.target.has_script():
+        hashes["target"] = hashlib.sha256(task.target.read().encode()).hexdigest()
+    return hashes
+
+
+def _no_llm() -> Any:
+    raise RunDirectoryError("no model is set; give one with --model")
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does; only the main thread may ask this."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before: Mapping[signal.Signals, Any] = {s: signal.signal(s, interrupt) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""The `speedkit` program: one module for each command."""

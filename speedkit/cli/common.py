@@ -1,0 +1,158 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from speedkit.core.plugins import REGISTER_HOOKS, Plugins
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def plugins_of(ctx: click.Context, load: Sequence[str] = (), block: Sequence[str] = ()) -> Plugins:
+    """Return the plugins of this process, with further ones if the command names some."""
+    root = ctx.find_root()
+    if load or block or not isinstance(root.obj, Plugins):
+        load = (*(root.params.get("load") or ()), *load)
+        block = (*(root.params.get("block") or ()), *block)
+        root.obj = Plugins(load, block)
+        for broken in root.obj.broken:
+            click.echo(f"plugin {broken.origin.plugin} is broken: {broken.reason}", err=True)
+    plugins: Plugins = root.obj
+    return plugins
+
+
+class ComponentName(click.ParamType):
+    """The name of a component; shells complete it."""
+
+    name = "name"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the registered names."""
+        names = plugins_of(ctx).names(self.kind)
+        return [CompletionItem(n) for n in names if n.startswith(incomplete)]
+
+
+class TaskName(click.ParamType):
+    """The name of a task; shells complete it."""
+
+    name = "task"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the tasks of the built-in families."""
+        from speedkit.core.task import Family, builtin_families
+
+        names = [t.name for f in builtin_families().values() for t in Family.load(f).tasks.values()]
+        return [CompletionItem(n) for n in names if n.startswith(incomplete)]
+
+
+def config_options(command: F) -> F:
+    """Add the options that set keys of the configuration."""
+    for option in reversed(_config_options()):
+        command = option(command)
+    return command
+
+
+def _config_options() -> list[Callable[[F], F]]:
+    named = [
+        click.option(f"--{kind}", type=ComponentName(kind), help=f"Name of the {kind}.")
+        for kind in ("scaffold", "coder", "executor", "summarizer")
+    ]
+    return [
+        click.option(
+            "--plugin", "plugin", multiple=True, metavar="KIND=NAME", help="Choose a component."
+        ),
+        *named,
+        click.option(
+            "--knowledge",
+            multiple=True,
+            type=ComponentName("knowledge"),
+            help="Knowledge source; may be given several times.",
+        ),
+        click.option(
+            "-o",
+            "--option",
+            "option",
+            multiple=True,
+            metavar="KIND.OPTION=VALUE",
+            help="Set an option of a component.",
+        ),
+        click.option("--hints", metavar="1,2,3|none", help="Hint levels given to the coder."),
+        click.option("--nodes", type=int, help="Number of nodes besides the start record."),
+        click.option("--seed", type=int, help="Seed of the search."),
+        click.option("--model", help="Language model, as litellm names it."),
+        click.option(
+            "--calibration",
+            type=click.Choice(["auto", "fresh", "reference"]),
+            help="Where the times of the two records come from.",
+        ),
+        click.option("--calibration-runs", type=int, help="Runs of each record in a calibration."),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="TOML file with settings; flags and environment override it.",
+        ),
+        click.option("--load", multiple=True, metavar="FILE.py|MODULE", help="Load a plugin."),
+        click.option("--block", multiple=True, metavar="NAME", help="Do not load a plugin."),
+    ]
+
+
+def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, Any]) -> Any:
+    """Return the checked configuration from the flags of a command.
+
+    Raises:
+        ConfigError: with one line for each mistake.
+    """
+    from speedkit.core.config import load_config, parse_options
+    from speedkit.core.errors import ConfigError, did_you_mean
+
+    values: dict[str, Any] = {k: v for k, v in flags.items() if v not in (None, ())}
+    problems: list[str] = []
+    for choice in values.pop("plugin", ()):
+        kind, equals, name = choice.partition("=")
+        if not equals or not name:
+            problems.append(f"--plugin {choice}: write KIND=NAME")
+        elif kind not in REGISTER_HOOKS:
+            near = did_you_mean(kind, REGISTER_HOOKS)
+            problems.append(f"--plugin {choice}: no component kind {kind!r}; {near}")
+        elif kind == "knowledge":
+            values["knowledge"] = (*values.get("knowledge", ()), name)
+        else:
+            values[kind] = name
+    try:
+        values["options"] = parse_options(values.pop("option", ()))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return load_config({"task": task, **values}, config_file)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
+    """Print a table on standard output; None becomes a dash."""
+    from tabulate import tabulate
+
+    shown = [["–" if v is None else v for v in row] for row in rows]
+    click.echo(tabulate(shown, headers, tablefmt="simple", disable_numparse=True))

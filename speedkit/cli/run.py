@@ -1,0 +1,108 @@
+"""``speedkit run``: search a task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from speedkit.cli.common import TaskName, config_options, plugins_of, resolve_config
+
+
+@click.command("run")
+@click.argument("task", required=False, type=TaskName())
+@config_options
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory; must be new.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a run directory.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as they happen, as NDJSON.")
+@click.option(
+    "--display",
+    type=click.Choice(["live", "plain", "none"]),
+    help="How progress is shown on standard error; default: live in a terminal, else plain.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    task: str | None,
+    config_file: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    display: str | None,
+    **flags: Any,
+) -> None:
+    """Search TASK (FAMILY/ID or PATH/OF/FOLDER/ID; default mini/1) and score the result.
+
+    Without a model the coder is `tuner`, an optimiser of the script's numbers. The run
+    directory keeps every candidate as a git commit.
+    """
+    from speedkit import api
+    from speedkit.cli import display as displays
+    from speedkit.core.errors import UsageError
+    from speedkit.core.history import default_run_path
+
+    if resume is not None:
+        given = [f"--{k.replace('_', '-')}" for k, v in flags.items() if v not in (None, ())]
+        if task or out or config_file or given:
+            raise UsageError("--resume goes on with the run's own settings; give no others")
+    config = None if resume else resolve_config(task, config_file, flags)
+    plugins = plugins_of(ctx, flags["load"], flags["block"]) if config else None
+    if dry_run:
+        _print_plan(config, plugins, as_json)
+        return
+    view = displays.make(display or ("none" if as_json else None))
+    path = resume or out or default_run_path(config.task)
+    try:
+        with view:
+            view.announce(config, path)
+            tree = api.run(
+                out=None if resume else path,
+                resume=resume,
+                config=config,
+                plugins=plugins,
+                on_event=_print_event if as_json else view.event,
+                on_progress=view.progress,
+                on_warning=view.warn,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; to go on: speedkit run --resume {path}", err=True)
+        sys.exit(130)
+    if not as_json:
+        displays.print_result(tree)
+
+
+def _print_event(event: Any) -> None:
+    click.echo(json.dumps(event, ensure_ascii=False))
+
+
+def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
+    from speedkit.cli.common import print_json
+    from speedkit.core.assemble import assemble
+    from speedkit.core.task import find_task
+
+    if config is None:
+        raise click.UsageError("--dry-run and --resume do not go together")
+    components = assemble(config, plugins)
+    task = find_task(config.task)
+    plan = {
+        "task": task.name,
+        "start": task.start.title,
+        "target": task.target.title,
+        "nodes": config.nodes or task.family.defaults.nodes or 20,
+        "seed": config.seed,
+        "components": components.manifest,
+    }
+    if as_json:
+        print_json(plan)
+        return
+    click.echo(f"task    {plan['task']}: {plan['start']} → {plan['target']}")
+    click.echo(f"nodes   {plan['nodes']}, seed {config.seed}")
+    for kind, entry in components.manifest.items():
+        for one in entry if isinstance(entry, list) else [entry]:
+            options = ", ".join(f"{k}={v}" for k, v in one["options"].items())
+            click.echo(f"{kind:<11} {one['name']}  {options}")

@@ -1,0 +1,1 @@
+"""The small core: words, rules and the loop of a search."""

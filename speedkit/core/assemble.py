@@ -1,0 +1,161 @@
+"""From a configuration to the components of a run, every mistake reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from speedkit.core.components import (
+    Coder,
+    Component,
+    Executor,
+    KnowledgeSource,
+    Scaffold,
+    Services,
+    Summarizer,
+)
+from speedkit.core.config import RunConfig, explain
+from speedkit.core.errors import ConfigError, SpeedkitError, did_you_mean
+from speedkit.core.plugins import Plugins, Registration
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components of a run, bound or not yet bound to its services.
+
+    Attributes:
+        manifest: for each kind name, plugin, distribution, version and resolved options.
+    """
+
+    scaffold: Scaffold
+    coder: Coder
+    executor: Executor
+    summarizer: Summarizer
+    knowledge: tuple[KnowledgeSource, ...]
+    manifest: Mapping[str, Any]
+
+    def bind(self, services: Services) -> None:
+        """Tell every component of the run's services."""
+        parts: Sequence[Component] = (
+            self.scaffold,
+            self.coder,
+            self.executor,
+            self.summarizer,
+            *self.knowledge,
+        )
+        for part in parts:
+            part.bind(services)
+
+
+def assemble(config: RunConfig, plugins: Plugins) -> Components:
+    """Look the chosen components up, check their options and make them.
+
+    Raises:
+        ConfigError: with one line for every unknown name and wrong option.
+        PluginError: a chosen component cannot be imported.
+    """
+    builder = _Builder(config, plugins)
+    scaffold = builder.one("scaffold", config.scaffold)
+    coder = builder.one("coder", config.coder_name)
+    executor = builder.one("executor", config.executor)
+    summarizer = builder.one("summarizer", config.summarizer)
+    knowledge = builder.many("knowledge", config.knowledge_names)
+    builder.check_unused_kinds({"judge"} if config.judge else set())
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    return Components(scaffold, coder, executor, summarizer, tuple(knowledge), builder.manifest)
+
+
+def make_component(config: RunConfig, plugins: Plugins, kind: str, name: str) -> Any:
+    """Make one component outside a run, for example a judge.
+
+    Raises:
+        ConfigError: unknown name or wrong options.
+    """
+    builder = _Builder(config, plugins)
+    component = builder.one(kind, name)
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    return component
+
+
+class _Builder:
+    def __init__(self, config: RunConfig, plugins: Plugins) -> None:
+        self.config, self.plugins = config, plugins
+        self.problems: list[str] = []
+        self.manifest: dict[str, Any] = {}
+
+    def one(self, kind: str, name: str) -> Any:
+        made = self.many(kind, (name,))
+        entries = self.manifest[kind]
+        self.manifest[kind] = entries[0] if entries else {}
+        return made[0] if made else None
+
+    def many(self, kind: str, names: Sequence[str]) -> list[Any]:
+        given = dict(self.config.options.get(kind, {}))
+        if kind == "knowledge" and self.config.hints:
+            given.setdefault("levels", list(self.config.hints))
+        found = [(r, cls) for name in names if (r := self._find(kind, name)) and (cls := r.load())]
+        own = {r.name: given.pop(r.name) for r, _ in found if isinstance(given.get(r.name), dict)}
+        self._check_names(kind, given, [cls for _, cls in found], own)
+        made, entries = [], []
+        for registration, cls in found:
+            fields = cls.Options.model_fields
+            values = {k: v for k, v in given.items() if k in fields} | own.get(
+                registration.name, {}
+            )
+            options = self._options(registration, cls, values)
+            if options is not None:
+                made.append(cls(options))
+                entries.append(_entry(registration, options))
+        self.manifest[kind] = entries
+        return made
+
+    def _find(self, kind: str, name: str) -> Registration | None:
+        try:
+            return self.plugins.find(kind, name)
+        except SpeedkitError as error:
+            self.problems.append(str(error))
+            return None
+
+    def _check_names(
+        self,
+        kind: str,
+        given: Mapping[str, Any],
+        classes: Sequence[type[Component]],
+        own: Mapping[str, Any],
+    ) -> None:
+        if not classes:
+            return
+        known = {field for cls in classes for field in cls.Options.model_fields}
+        for option in given:
+            if option not in known:
+                near = did_you_mean(option, known | set(own))
+                self.problems.append(f"{kind}.{option}: there is no such option; {near}")
+
+    def _options(
+        self, registration: Registration, cls: type[Component], values: Mapping[str, Any]
+    ) -> Any:
+        try:
+            return cls.Options.model_validate(dict(values))
+        except ValidationError as error:
+            self.problems += explain(error, cls.Options, prefix=f"{registration.kind}.")
+            return None
+
+    def check_unused_kinds(self, used: set[str]) -> None:
+        for kind in self.config.options:
+            if kind not in self.manifest and kind not in used:
+                self.problems.append(f"options for {kind} are given, but no {kind} is chosen")
+
+
+def _entry(registration: Registration, options: Any) -> dict[str, Any]:
+    return {
+        "name": registration.name,
+        "plugin": registration.origin.plugin,
+        "distribution": registration.origin.distribution,
+        "version": registration.origin.version,
+        "options": options.model_dump(mode="json"),
+    }

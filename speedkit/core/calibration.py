@@ -1,0 +1,215 @@
+"""Times of the start and target record on the machine at hand.
+
+FSR divides by the difference of two times, so both must come from the same machine as the
+candidate's. They are measured interleaved, so that a machine that drifts spoils neither,
+and kept under a fingerprint of hardware, versions and scripts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speedkit.core.errors import SpeedkitError, UsageError
+from speedkit.core.files import write_json
+from speedkit.core.metrics import fsr
+from speedkit.core.paths import cache_dir
+from speedkit.core.task import Task
+from speedkit.core.trial import Listener, Trial, Trials
+
+SCHEMA = 1
+OnRun = Callable[[str, int, Trial], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Times of the two records of a task, in milliseconds.
+
+    Attributes:
+        source: ``measured``; ``reference`` when both come from the family's manifest;
+            ``scaled`` when the target's is the manifest's ratio times the measured start.
+        start_runs: train_time of each run of the start record.
+        target_runs: the same of the target record.
+        start_losses: final validation loss of each run of the start record.
+        target_losses: the same of the target record.
+        fingerprint: what the timings depend on.
+    """
+
+    task: str
+    source: Literal["measured", "reference", "scaled"]
+    start_runs: tuple[float, ...]
+    target_runs: tuple[float, ...]
+    start_losses: tuple[float, ...] = ()
+    target_losses: tuple[float, ...] = ()
+    fingerprint: Mapping[str, Any] | None = None
+
+    @property
+    def start_ms(self) -> float:
+        """Median time of the start record."""
+        return statistics.median(self.start_runs)
+
+    @property
+    def target_ms(self) -> float:
+        """Median time of the target record."""
+        return statistics.median(self.target_runs)
+
+    @property
+    def recovers(self) -> bool:
+        """Whether there is a speedup to recover: the target record is the faster one."""
+        return self.target_ms < self.start_ms
+
+    def fsr(self, time_ms: float | None) -> float | None:
+        """Fraction of the speedup recovered; None where it is not defined."""
+        if time_ms is None or not self.recovers:
+            return None
+        return fsr(self.start_ms, self.target_ms, time_ms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "start_ms": self.start_ms, "target_ms": self.target_ms}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Undo :meth:`to_dict`."""
+        return cls(
+            task=values["task"],
+            source=values["source"],
+            start_runs=tuple(values["start_runs"]),
+            target_runs=tuple(values["target_runs"]),
+            start_losses=tuple(values["start_losses"]),
+            target_losses=tuple(values["target_losses"]),
+            fingerprint=values["fingerprint"],
+        )
+
+
+def from_reference(task: Task) -> Calibration:
+    """Take both times from the family's manifest.
+
+    Raises:
+        UsageError: the manifest does not have them.
+    """
+    times = {r.index: r.time_ms for r in (task.start, task.target)}
+    start, target = times[task.start.index], times[task.target.index]
+    if start is None or target is None:
+        missing = [i for i, t in times.items() if t is None]
+        raise UsageError(
+            f"{task.name}: no reference time of record {missing[0]}; use calibration = auto"
+        )
+    return Calibration(task.name, "reference", (start,), (target,))
+
+
+def measure(
+    task: Task,
+    trials: Trials,
+    folder: Path,
+    runs: int,
+    on_run: OnRun,
+    listen: Callable[[str], Listener] = lambda job: Listener(),
+) -> Calibration:
+    """Measure both records ``runs`` times, interleaved: start, target, start, …
+
+    A target record without a script has its time scaled from the manifest.
+
+    Args:
+        folder: where the logs of the runs go.
+        on_run: told of each run: ``"start"`` or ``"target"``, its number from 1, the trial.
+        listen: makes the listener of a job, given its name.
+
+    Raises:
+        SpeedkitError: a record does not run here.
+    """
+    scripts = {"start": task.start_files()}
+    if task.target.path is not None:
+        scripts["target"] = {task.script: task.target.read()}
+    times: dict[str, list[float]] = {name: [] for name in scripts}
+    losses: dict[str, list[float]] = {name: [] for name in scripts}
+    for k in range(1, runs + 1):
+        for which, files in scripts.items():
+            name = f"calibrate-{which}-{k}"
+            trial = trials.run(name, files, folder / name, k, listen(name))
+            on_run(which, k, trial)
+            time_ms, loss = _measured(task, which, trial)
+            times[which].append(time_ms)
+            losses[which].append(loss)
+    fingerprint = dict(trials.executor.fingerprint())
+    if "target" in scripts:
+        return Calibration(
+            task.name,
+            "measured",
+            tuple(times["start"]),
+            tuple(times["target"]),
+            tuple(losses["start"]),
+            tuple(losses["target"]),
+            fingerprint,
+        )
+    ratio = _reference_ratio(task)
+    scaled = (statistics.median(times["start"]) * ratio,)
+    start_losses = tuple(losses["start"])
+    return Calibration(
+        task.name, "scaled", tuple(times["start"]), scaled, start_losses, (), fingerprint
+    )
+
+
+def _measured(task: Task, which: str, trial: Trial) -> tuple[float, float]:
+    """Return time and loss; a loss somewhat over the target does not spoil the time."""
+    last = trial.metrics
+    complete = last is not None and last.step == last.steps and not trial.report.malformed
+    if trial.execution.reason or not complete or last is None or last.train_time_ms is None:
+        record = task.start if which == "start" else task.target
+        raise SpeedkitError(
+            f"calibration of {task.name} failed: record {record.index} did not run to its end "
+            f"on this machine: {trial.reason or 'cancelled'}"
+        )
+    return float(last.train_time_ms), last.val_loss
+
+
+def _reference_ratio(task: Task) -> float:
+    reference = from_reference(task)
+    return reference.target_ms / reference.start_ms
+
+
+# --- the store --------------------------------------------------------------------------
+
+
+def store_key(task: Task, fingerprint: Mapping[str, Any]) -> str:
+    """Return the key under which a calibration is kept: everything that timings depend on."""
+    parts = {
+        "schema": SCHEMA,
+        "fingerprint": dict(fingerprint),
+        "run": task.family.run.model_dump(mode="json"),
+        "start": task.start.read(),
+        "target": task.target.read() if task.target.path else task.target.time_ms,
+        "target_loss": task.rules.target,
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def store_path(task: Task, fingerprint: Mapping[str, Any]) -> Path:
+    """Return the file in which the calibration of a task on this machine is kept."""
+    name = f"{task.family.name}-{task.id}-{store_key(task, fingerprint)}.json"
+    return cache_dir() / "calibration" / name
+
+
+def load(task: Task, fingerprint: Mapping[str, Any]) -> Calibration | None:
+    """Return the stored calibration, None if there is none that can be read."""
+    try:
+        values = json.loads(store_path(task, fingerprint).read_text(encoding="utf-8"))
+        return Calibration.from_dict(values)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save(task: Task, calibration: Calibration) -> Path:
+    """Keep a calibration for later runs on this machine; return the file."""
+    path = store_path(task, calibration.fingerprint or {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, calibration.to_dict())
+    return path

@@ -1,0 +1,219 @@
+"""The configuration of a run: defaults < TOML file < environment < flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from speedkit.core.errors import ConfigError, UsageError, did_you_mean
+from speedkit.core.plugins import REGISTER_HOOKS
+
+ENV_PREFIX = "SPEEDKIT_"
+RESERVED_ENV = frozenset({"SPEEDKIT_LOAD_PLUGINS", "SPEEDKIT_CACHE_DIR", "SPEEDKIT_CONFIG"})
+"""Variables with the prefix that are no configuration keys."""
+
+
+class RunConfig(BaseModel):
+    """What a run is asked to do; unknown keys are errors.
+
+    Attributes are described in the fields; ``options`` holds component options by kind,
+    and for a kind with several components also by component name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str = Field("mini/1", description="FAMILY/ID, or the path of a family folder and an id")
+    seed: int = Field(0, ge=0, description="seed of the scaffold and the coder")
+    nodes: int | None = Field(
+        None, ge=1, description="nodes besides the start record; default: the family's, or 20"
+    )
+    scaffold: str = Field("aide", description="search policy")
+    coder: str | None = Field(
+        None, description="writer of new nodes; default: llm if a model is set, else tuner"
+    )
+    executor: str = Field("torchrun", description="where scripts are run")
+    summarizer: str = Field("rules", description="turns an outcome into text")
+    judge: str | None = Field(None, description="scores how much of the human change is there")
+    knowledge: tuple[str, ...] = Field((), description="sources of text for the coder")
+    hints: tuple[int, ...] = Field((), description="hint levels given to the coder: 1, 2, 3")
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="options of components, by kind"
+    )
+    calibration: Literal["auto", "fresh", "reference"] = Field(
+        "auto",
+        description="times of the start and target record: measured once per machine (auto), "
+        "measured for this run (fresh), or taken from the family's manifest (reference)",
+    )
+    calibration_runs: int = Field(3, ge=1, description="runs of each record in a calibration")
+    model: str | None = Field(None, description="language model, as litellm names it")
+    load: tuple[str, ...] = Field((), description="extra plugins: FILE.py or a module")
+    block: tuple[str, ...] = Field((), description="plugins that are not to be loaded")
+
+    @field_validator("knowledge", "load", "block", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return [v for v in value.split(",") if v] if isinstance(value, str) else value
+
+    @field_validator("hints", mode="before")
+    @classmethod
+    def _split_levels(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [] if value == "none" else value.split(",")
+        return [value] if isinstance(value, int) else value
+
+    @field_validator("hints")
+    @classmethod
+    def _known_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if set(value) - {1, 2, 3}:
+            raise ValueError("hint levels are 1, 2 and 3")
+        return tuple(sorted(set(value)))
+
+    @field_validator("options")
+    @classmethod
+    def _known_kinds(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for kind in value:
+            if kind not in REGISTER_HOOKS:
+                raise ValueError(
+                    f"no component kind {kind!r}; {did_you_mean(kind, REGISTER_HOOKS)}"
+                )
+        return value
+
+    @property
+    def coder_name(self) -> str:
+        """The coder that is used: the chosen one, or the default for the model setting."""
+        return self.coder or ("llm" if self.model else "tuner")
+
+    @property
+    def knowledge_names(self) -> tuple[str, ...]:
+        """The knowledge sources that are used; hint levels bring ``hints`` along."""
+        if self.hints and "hints" not in self.knowledge:
+            return ("hints", *self.knowledge)
+        return self.knowledge
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """Merge the layers and check the result.
+
+    Args:
+        flags: values given on the command line or from Python; None values are absent.
+        file: a TOML file; ``SPEEDKIT_CONFIG`` names it otherwise.
+        environ: the environment, by default that of the process.
+
+    Raises:
+        ConfigError: with one line for every mistake in all layers.
+    """
+    environ = os.environ if environ is None else environ
+    file = file or (Path(environ["SPEEDKIT_CONFIG"]) if environ.get("SPEEDKIT_CONFIG") else None)
+    merged: dict[str, Any] = {}
+    for layer in (_from_file(file), _from_environment(environ), dict(flags or {})):
+        _merge(merged, {k: v for k, v in layer.items() if v is not None})
+    return check_config(merged)
+
+
+def check_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validate plain values, reporting every mistake at once."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return a line for each mistake, with the nearest known key for unknown ones."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = prefix + ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = did_you_mean(str(problem["loc"][-1]), model.model_fields)
+            lines.append(f"{where}: there is no such setting; {near}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message[:1].lower()}{message[1:]}")
+    return lines
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of an option: a TOML value if it is one, else the text itself."""
+    try:
+        return tomli.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except tomli.TOMLDecodeError:
+        return text
+
+
+def parse_options(settings: tuple[str, ...] | list[str]) -> dict[str, dict[str, Any]]:
+    """Read ``KIND.OPTION=VALUE`` or ``KIND.NAME.OPTION=VALUE`` settings.
+
+    Raises:
+        ConfigError: with one line for every setting that has another form.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    problems = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = key.strip().split(".")
+        if not equals or len(parts) not in (2, 3) or not all(parts):
+            problems.append(f"-o {setting}: write KIND.OPTION=VALUE")
+        elif parts[0] not in REGISTER_HOOKS:
+            near = did_you_mean(parts[0], REGISTER_HOOKS)
+            problems.append(f"-o {setting}: no component kind {parts[0]!r}; {near}")
+        else:
+            value: Any = parse_value(text)
+            for part in reversed(parts[1:]):
+                value = {part: value}
+            _merge(options, {parts[0]: value})
+    if problems:
+        raise ConfigError(problems)
+    return options
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Read ``SPEEDKIT_<KEY>`` and ``SPEEDKIT_<KIND>_<OPTION>``."""
+    layer: dict[str, Any] = {}
+    problems = []
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or name in RESERVED_ENV:
+            continue
+        key = name[len(ENV_PREFIX) :].lower()
+        kind, _, option = key.partition("_")
+        if key in RunConfig.model_fields and key != "options":
+            layer[key] = environ[name]
+        elif kind in REGISTER_HOOKS and option:
+            _merge(layer, {"options": {kind: {option: parse_value(environ[name])}}})
+        else:
+            near = did_you_mean(key, RunConfig.model_fields)
+            problems.append(f"environment variable {name}: there is no such setting; {near}")
+    if problems:
+        raise ConfigError(problems)
+    return layer

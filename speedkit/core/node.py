@@ -1,0 +1,211 @@
+"""Nodes, and the tree that a search grows out of them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from speedkit.core.metrics import Metrics
+
+
+class Outcome(str, Enum):
+    """What became of a node."""
+
+    PENDING = "pending"
+    """Not run yet."""
+    VALID = "valid"
+    """Finished, metrics parsed, validation loss at or under the target, no objection."""
+    INVALID = "invalid"
+    """Ran, but may not count; ``Node.reason`` says why."""
+    BUGGY = "buggy"
+    """Crashed, was ended at a limit, or printed no metrics."""
+    EDIT_FAILED = "edit_failed"
+    """The coder came back without a usable edit; nothing was run."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Stage(str, Enum):
+    """Why a node was asked for (the vocabulary of AIDE)."""
+
+    ROOT = "root"
+    DRAFT = "draft"
+    IMPROVE = "improve"
+    DEBUG = "debug"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Node:
+    """One candidate solution.
+
+    Attributes:
+        id: 0 for the start record, then in order of creation.
+        parent: id of the parent node, None for node 0.
+        stage: why it was asked for.
+        step: the step of the scaffold that asked for it, from 1; 0 for node 0.
+        commit: hex id of its git commit, empty if no code was ever committed.
+        hypothesis: the coder's sentence on what it changed and why.
+        outcome: what became of it.
+        reason: why it is not valid, in words for the user; empty when valid.
+        metrics: what its log said at the last validation, None when it said nothing.
+        summary: the summarizer's text, which later prompts see.
+        coder: name of the coder that wrote it.
+        model: the model that answered, as served; None where no model was used.
+        wall_s: seconds from the start of the job to its end, None if not run.
+        notes: JSON values that the coder keeps for its own later use.
+    """
+
+    id: int
+    parent: int | None
+    stage: Stage
+    step: int
+    commit: str = ""
+    hypothesis: str = ""
+    outcome: Outcome = Outcome.PENDING
+    reason: str = ""
+    metrics: Metrics | None = None
+    summary: str = ""
+    coder: str = ""
+    model: str | None = None
+    wall_s: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the node may count."""
+        return self.outcome is Outcome.VALID
+
+    @property
+    def is_buggy(self) -> bool:
+        """Whether the node is one to debug: it crashed, or its edit never came out."""
+        return self.outcome in (Outcome.BUGGY, Outcome.EDIT_FAILED)
+
+    @property
+    def train_time_ms(self) -> int | None:
+        """Milliseconds of training at the last validation, if the log had them."""
+        return self.metrics.train_time_ms if self.metrics else None
+
+
+class Tree:
+    """The nodes of one search, by id, with their kinship.
+
+    Iteration is by id, whatever the order of creation. The tree is append-only: a node may be replaced by a later state of itself,
+    never removed or moved.
+    """
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        self._nodes: dict[int, Node] = {}
+        self._order: list[int] = []
+        self._children: dict[int, list[int]] = {}
+        for node in nodes:
+            self.put(node)
+
+    def put(self, node: Node) -> None:
+        """Add a node, or replace the earlier state of it.
+
+        Raises:
+            ValueError: the parent is unknown, or differs from that of the earlier state.
+        """
+        known = self._nodes.get(node.id)
+        if known is None:
+            self._attach(node)
+        elif known.parent != node.parent:
+            raise ValueError(f"node {node.id} cannot move from {known.parent} to {node.parent}")
+        self._nodes[node.id] = node
+
+    def _attach(self, node: Node) -> None:
+        if node.parent is not None:
+            if node.parent not in self._nodes:
+                raise ValueError(f"node {node.id} has no parent {node.parent} in the tree")
+            bisect.insort(self._children[node.parent], node.id)
+        bisect.insort(self._order, node.id)
+        self._children[node.id] = []
+
+    def update(self, node_id: int, **changes: Any) -> Node:
+        """Replace fields of a node and return its new state."""
+        node = replace(self[node_id], **changes)
+        self.put(node)
+        return node
+
+    def snapshot(self) -> Tree:
+        """Return an independent copy; nodes themselves are immutable and shared."""
+        copy = Tree()
+        copy._nodes = dict(self._nodes)
+        copy._order = list(self._order)
+        copy._children = {k: list(v) for k, v in self._children.items()}
+        return copy
+
+    def __getitem__(self, node_id: int) -> Node:
+        return self._nodes[node_id]
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self._nodes
+
+    def __iter__(self) -> Iterator[Node]:
+        return (self._nodes[i] for i in self._order)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def root(self) -> Node:
+        """Node 0, the start record."""
+        return self._nodes[0]
+
+    def children(self, node_id: int) -> list[Node]:
+        """The children of a node, oldest first."""
+        return [self._nodes[i] for i in self._children[node_id]]
+
+    def is_leaf(self, node_id: int) -> bool:
+        """Whether the node has no children."""
+        return not self._children[node_id]
+
+    def ancestors(self, node_id: int) -> list[Node]:
+        """The chain from the parent of a node up to node 0."""
+        chain: list[Node] = []
+        parent = self._nodes[node_id].parent
+        while parent is not None:
+            chain.append(self._nodes[parent])
+            parent = self._nodes[parent].parent
+        return chain
+
+    def branch(self, node_id: int) -> int:
+        """The id of the child of node 0 that a node descends from, itself included."""
+        node = self._nodes[node_id]
+        while node.parent not in (None, 0):
+            node = self._nodes[node.parent]
+        return node.id
+
+    def debug_depth(self, node_id: int) -> int:
+        """How many debug nodes in a row end at this node."""
+        depth, node = 0, self._nodes[node_id]
+        while node.stage is Stage.DEBUG and node.parent is not None:
+            depth, node = depth + 1, self._nodes[node.parent]
+        return depth
+
+    def best(self, *, root: bool = False, step: int | None = None) -> Node | None:
+        """The fastest valid node; of equals, the oldest.
+
+        Args:
+            root: whether node 0 takes part.
+            step: only nodes of this step take part.
+        """
+        pool = (
+            n
+            for n in self
+            if n.is_valid and (n.id != 0 or root) and (step is None or n.step == step)
+        )
+        return min(pool, key=speed_key, default=None)
+
+
+def speed_key(node: Node) -> tuple[float, int]:
+    """Sort key: faster first, then older; nodes without a time come last."""
+    time = node.train_time_ms
+    return (float("inf") if time is None else time, node.id)

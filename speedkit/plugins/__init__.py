@@ -1,0 +1,65 @@
+"""The built-in plugin: every component and command that comes with speedkit."""
+
+from __future__ import annotations
+
+from speedkit.core.hookspecs import Register, RegisterCommand, hookimpl
+
+_HERE = "speedkit.plugins"
+
+
+@hookimpl
+def register_scaffolds(register: Register) -> None:
+    """Offer the five scaffolds of the paper."""
+    register("flat", f"{_HERE}.scaffolds.flat:FlatScaffold")
+    register("tree", f"{_HERE}.scaffolds.tree:TreeScaffold")
+    register("forest", f"{_HERE}.scaffolds.forest:ForestScaffold")
+    register("aide", f"{_HERE}.scaffolds.aide:AideScaffold")
+    register("multi_aide", f"{_HERE}.scaffolds.multi_aide:MultiAideScaffold")
+
+
+@hookimpl
+def register_coders(register: Register) -> None:
+    """Offer the controls that need no language model."""
+    register("noop", f"{_HERE}.coders.noop:NoopCoder")
+    register("oracle", f"{_HERE}.coders.oracle:OracleCoder")
+    register("tuner", f"{_HERE}.coders.tuner:TunerCoder")
+
+
+@hookimpl
+def register_executors(register: Register) -> None:
+    """Offer the local executor."""
+    register("torchrun", f"{_HERE}.executors.torchrun:TorchrunExecutor")
+
+
+@hookimpl
+def register_summarizers(register: Register) -> None:
+    """Offer the summarizer that needs no language model."""
+    register("rules", f"{_HERE}.summarizers.rules:RulesSummarizer")
+
+
+@hookimpl
+def register_knowledge(register: Register) -> None:
+    """Offer hints and files."""
+    register("hints", f"{_HERE}.knowledge.hints:HintsKnowledge")
+    register("files", f"{_HERE}.knowledge.files:FilesKnowledge")
+
+
+@hookimpl
+def register_commands(register: RegisterCommand) -> None:
+    """Offer the commands of the ``speedkit`` program."""
+    for name, help_text in _COMMANDS.items():
+        register(name, f"speedkit.cli.{name}:command", help=help_text)
+
+
+_COMMANDS = {
+    "run": "Search a task: scaffold, coder, executor, history, FSR.",
+    "tasks": "List the tasks of a family.",
+    "records": "List, show and compare the records of a family.",
+    "plugins": "List plugins, components and their options.",
+    "show": "Show a run or one of its nodes.",
+    "log": "Print the search tree of a run.",
+    "diff": "Compare the code of two nodes.",
+    "calibrate": "Measure the start and target record of a task on this machine.",
+    "metrics": "Read training logs strictly.",
+    "config": "Show the resolved configuration.",
+}
