@@ -111,7 +111,7 @@ def measure(
     on_run: OnRun,
     listen: Callable[[str], Listener] = lambda job: Listener(),
 ) -> Calibration:
-    """Measure both records ``runs`` times, interleaved: start, target, start, …
+    """Measure both records ``runs`` times, interleaved (start, target, start and so on).
 
     A target record without a script has its time scaled from the manifest.
 

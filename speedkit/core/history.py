@@ -154,7 +154,7 @@ class GitHistory:
         """Return the text of the files of a commit, by name."""
         with self._lock:
             blobs = self.repo.commit(commit).tree.blobs
-            return {b.path: b.data_stream.read().decode("utf-8") for b in blobs}
+            return {str(b.path): b.data_stream.read().decode("utf-8") for b in blobs}
 
     def annotate(self, commit: str, text: str, at: int) -> None:
         """Attach a text to a commit, where ``git log`` shows it.

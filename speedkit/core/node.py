@@ -96,8 +96,8 @@ class Node:
 class Tree:
     """The nodes of one search, by id, with their kinship.
 
-    Iteration is by id, whatever the order of creation. The tree is append-only: a node may be replaced by a later state of itself,
-    never removed or moved.
+    Iteration is by id, whatever the order of creation. The tree is append-only: a node may
+    be replaced by a later state of itself, never removed or moved.
     """
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ class Plugins:
         if entry_points:
             self._add_installed()
         for target in (*_loaded_by_environment(), *load):
-            self._add(Origin(_plugin_name(target), target), lambda t=target: _load_target(t))
+            self._add(Origin(_plugin_name(target), target), partial(_load_target, target))
 
     def _add_installed(self) -> None:
         for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):

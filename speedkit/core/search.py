@@ -342,7 +342,10 @@ class Search:
                 coders.submit(self._code, before, plan, node_id, proposal)
                 for node_id, proposal in todo
             ]
-            futures = [lanes.submit(self._run_coded, c, i) for c, (i, _) in zip(coded, todo)]
+            futures = [
+                lanes.submit(self._run_coded, code, node_id)
+                for code, (node_id, _) in zip(coded, todo, strict=True)
+            ]
             _wait(futures)
         except BaseException:
             self.cancel.set()
