@@ -1,0 +1,1 @@
+"""The coders: language models, and the controls that need none."""

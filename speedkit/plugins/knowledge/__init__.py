@@ -1,0 +1,1 @@
+"""The knowledge sources: texts given to the coder."""

@@ -1,0 +1,1 @@
+"""The search policies: flat, tree, forest, aide, multi_aide."""

@@ -1,0 +1,1 @@
+"""The summarizers: what later prompts see of an outcome."""
