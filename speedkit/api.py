@@ -20,12 +20,15 @@ from speedkit.core.assemble import Components, assemble
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
-from speedkit.core.errors import RunDirectoryError
+from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.history import RunDirectory, default_run_path
 from speedkit.core.node import Node, Tree
 from speedkit.core.plugins import Plugins
 from speedkit.core.search import OnEvent, OnProgress, Run, Search
 from speedkit.core.task import Task, find_task
+
+RAISABLE = ("nodes", "max_cost", "max_tokens")
+"""Settings that may be given anew when a run is resumed."""
 
 
 class RunTree(Tree):
@@ -75,8 +78,9 @@ def run(
         on_progress: receives job, metrics or None, text, and seconds for each line of
             rank 0 of a running job.
         on_warning: receives lines for the user, for example of a failing observer.
-        settings: configuration keys, for example ``scaffold="aide"``, ``seed=1``,
-            ``options={"scaffold": {"debug_prob": 0.3}}``.
+        settings: with ``resume``, the limits that may be raised: ``nodes``, ``max_cost``,
+            ``max_tokens``. Otherwise configuration keys, for example ``scaffold="aide"``,
+            ``seed=1``, ``options={"scaffold": {"debug_prob": 0.3}}``.
 
     Raises:
         SpeedkitError: with one line that says what to do.
@@ -84,7 +88,7 @@ def run(
     """
     if resume is not None:
         directory = RunDirectory(Path(resume))
-        config = check_config(directory.manifest["config"])
+        config = check_config({**directory.manifest["config"], **_raised(settings)})
     else:
         config = config or load_config({"task": task, **settings})
     plugins = plugins or Plugins(config.load, config.block)
@@ -94,7 +98,6 @@ def run(
         path = Path(out) if out is not None else default_run_path(found.name)
         directory = RunDirectory.create(path, make_manifest(config, components, found))
     check_scripts(directory, found)
-    components.bind(Services(task=found, seed=config.seed, llm=_no_llm))
     with directory.writing() as journal, _signals_as_interrupt():
         state = Run.open(directory, found)
         search = Search(
@@ -107,6 +110,7 @@ def run(
             on_progress=on_progress,
             on_warning=on_warning,
         )
+        components.bind(Services(task=found, seed=config.seed, llm=search.llm))
         search.go()
     return RunTree(state)
 
@@ -149,15 +153,21 @@ def check_scripts(directory: RunDirectory, task: Task) -> None:
         )
 
 
+def _raised(settings: Mapping[str, Any]) -> dict[str, Any]:
+    given = {k: v for k, v in settings.items() if v is not None}
+    if fixed := sorted(set(given) - set(RAISABLE)):
+        raise UsageError(
+            f"a resumed run keeps its settings; only {', '.join(RAISABLE)} can be given anew, "
+            f"not {', '.join(fixed)}"
+        )
+    return given
+
+
 def _script_hashes(task: Task) -> dict[str, str]:
     hashes = {"start": hashlib.sha256(task.start.read().encode()).hexdigest()}
     if task.target.has_script():
         hashes["target"] = hashlib.sha256(task.target.read().encode()).hexdigest()
     return hashes
-
-
-def _no_llm() -> Any:
-    raise RunDirectoryError("no model is set; give one with --model")
 
 
 @contextmanager

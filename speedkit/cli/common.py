@@ -94,6 +94,16 @@ def _config_options() -> list[Callable[[F], F]]:
         click.option("--nodes", type=int, help="Number of nodes besides the start record."),
         click.option("--seed", type=int, help="Seed of the search."),
         click.option("--model", help="Language model, as litellm names it."),
+        click.option("--api-base", metavar="URL", help="URL of an OpenAI-compatible server."),
+        click.option("--max-cost", type=float, metavar="DOLLARS", help="Limit on model calls."),
+        click.option("--max-tokens", type=int, help="Limit on tokens of model calls."),
+        click.option("--llm-cache", metavar="FILE", help="Keep the model's replies in a file."),
+        click.option(
+            "--llm-replay/--no-llm-replay",
+            default=None,
+            help="Take every reply from --llm-cache, ask nobody.",
+        ),
+        click.option("--prompts", metavar="DIR", help="Folder of prompt templates of your own."),
         click.option(
             "--calibration",
             type=click.Choice(["auto", "fresh", "reference"]),
@@ -134,7 +144,9 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
         else:
             values[kind] = name
     try:
-        values["options"] = parse_options(values.pop("option", ()))
+        options = parse_options(values.pop("option", ()))
+        values["llm"] = options.pop("llm", {})
+        values["options"] = options
     except ConfigError as error:
         problems += error.problems
     if problems:

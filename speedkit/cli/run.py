@@ -46,10 +46,9 @@ def command(
     from speedkit.core.errors import UsageError
     from speedkit.core.history import default_run_path
 
-    if resume is not None:
-        given = [f"--{k.replace('_', '-')}" for k, v in flags.items() if v not in (None, ())]
-        if task or out or config_file or given:
-            raise UsageError("--resume goes on with the run's own settings; give no others")
+    raised = {k: v for k, v in flags.items() if v not in (None, ())} if resume else {}
+    if resume is not None and (task or out or config_file):
+        raise UsageError("--resume goes on with the run's own task and settings; give no others")
     config = None if resume else resolve_config(task, config_file, flags)
     plugins = plugins_of(ctx, flags["load"], flags["block"]) if config else None
     if dry_run:
@@ -68,6 +67,7 @@ def command(
                 on_event=_print_event if as_json else view.event,
                 on_progress=view.progress,
                 on_warning=view.warn,
+                **raised,
             )
     except KeyboardInterrupt:
         click.echo(f"interrupted; to go on: speedkit run --resume {path}", err=True)

@@ -104,9 +104,10 @@ class _Builder:
         made, entries = [], []
         for registration, cls in found:
             fields = cls.Options.model_fields
-            values = {k: v for k, v in given.items() if k in fields} | own.get(
-                registration.name, {}
-            )
+            shared = {k: v for k, v in given.items() if k in fields}
+            if self.config.prompts and "prompts" in fields:
+                shared.setdefault("prompts", self.config.prompts)
+            values = shared | own.get(registration.name, {})
             options = self._options(registration, cls, values)
             if options is not None:
                 made.append(cls(options))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from speedkit.core.errors import ConfigError, UsageError, did_you_mean
 from speedkit.core.plugins import REGISTER_HOOKS
+
+if TYPE_CHECKING:
+    from speedkit.core.llm_types import LLMSettings
 
 ENV_PREFIX = "SPEEDKIT_"
 RESERVED_ENV = frozenset({"SPEEDKIT_LOAD_PLUGINS", "SPEEDKIT_CACHE_DIR", "SPEEDKIT_CONFIG"})
@@ -51,6 +54,17 @@ class RunConfig(BaseModel):
     )
     calibration_runs: int = Field(3, ge=1, description="runs of each record in a calibration")
     model: str | None = Field(None, description="language model, as litellm names it")
+    api_base: str | None = Field(None, description="URL of an OpenAI-compatible server")
+    max_cost: float | None = Field(None, ge=0, description="limit on model calls, in dollars")
+    max_tokens: int | None = Field(None, ge=0, description="limit on model calls, in tokens")
+    llm_cache: str | None = Field(None, description="file that keeps the model's replies")
+    llm_replay: bool = Field(False, description="take every reply from llm_cache, ask nobody")
+    llm: dict[str, Any] = Field(
+        default_factory=dict, description="further settings of model calls, for example timeout_s"
+    )
+    prompts: str | None = Field(
+        None, description="folder of prompt templates that replace the built-in ones"
+    )
     load: tuple[str, ...] = Field((), description="extra plugins: FILE.py or a module")
     block: tuple[str, ...] = Field((), description="plugins that are not to be loaded")
 
@@ -82,6 +96,30 @@ class RunConfig(BaseModel):
                     f"no component kind {kind!r}; {did_you_mean(kind, REGISTER_HOOKS)}"
                 )
         return value
+
+    def llm_settings(self) -> LLMSettings:
+        """Return how the model is called.
+
+        Raises:
+            UsageError: no model is set.
+            ConfigError: wrong settings, a line for each.
+        """
+        from speedkit.core.llm_types import LLMSettings
+
+        if self.model is None:
+            raise UsageError(f"coder {self.coder_name} needs a model; give one with --model")
+        values = {
+            "model": self.model,
+            "api_base": self.api_base,
+            "max_cost": self.max_cost,
+            "max_tokens": self.max_tokens,
+            "cache": self.llm_cache,
+            "cache_mode": "replay" if self.llm_replay else "record",
+        }
+        try:
+            return LLMSettings.model_validate({**values, **self.llm})
+        except ValidationError as error:
+            raise ConfigError(explain(error, LLMSettings, prefix="llm.")) from None
 
     @property
     def coder_name(self) -> str:
@@ -152,6 +190,8 @@ def parse_value(text: str) -> Any:
 def parse_options(settings: tuple[str, ...] | list[str]) -> dict[str, dict[str, Any]]:
     """Read ``KIND.OPTION=VALUE`` or ``KIND.NAME.OPTION=VALUE`` settings.
 
+    ``llm`` counts as a kind here; its options are the further settings of model calls.
+
     Raises:
         ConfigError: with one line for every setting that has another form.
     """
@@ -162,8 +202,8 @@ def parse_options(settings: tuple[str, ...] | list[str]) -> dict[str, dict[str, 
         parts = key.strip().split(".")
         if not equals or len(parts) not in (2, 3) or not all(parts):
             problems.append(f"-o {setting}: write KIND.OPTION=VALUE")
-        elif parts[0] not in REGISTER_HOOKS:
-            near = did_you_mean(parts[0], REGISTER_HOOKS)
+        elif parts[0] not in (*REGISTER_HOOKS, "llm"):
+            near = did_you_mean(parts[0], (*REGISTER_HOOKS, "llm"))
             problems.append(f"-o {setting}: no component kind {parts[0]!r}; {near}")
         else:
             value: Any = parse_value(text)
@@ -209,6 +249,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         kind, _, option = key.partition("_")
         if key in RunConfig.model_fields and key != "options":
             layer[key] = environ[name]
+        elif kind == "llm" and option:
+            _merge(layer, {"llm": {option: parse_value(environ[name])}})
         elif kind in REGISTER_HOOKS and option:
             _merge(layer, {"options": {kind: {option: parse_value(environ[name])}}})
         else:

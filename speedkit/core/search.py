@@ -12,17 +12,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speedkit.core import calibration as calibrations
 from speedkit.core.assemble import Components
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import CodeRequest, Draft, KnowledgeEntry, Proposal, SummaryRequest
 from speedkit.core.config import RunConfig
-from speedkit.core.errors import ExecutorError, SpeedkitError, StopRun
+from speedkit.core.errors import BudgetReached, ExecutorError, SpeedkitError, StopRun
 from speedkit.core.files import read_tail, write_atomic
 from speedkit.core.history import GitHistory, RunDirectory
 from speedkit.core.journal import Journal
+from speedkit.core.ledger import Intent, Ledger, ModelCall
 from speedkit.core.metrics import (
     Metrics,
     Report,
@@ -31,8 +32,12 @@ from speedkit.core.metrics import (
 )
 from speedkit.core.node import Node, Outcome, Stage, Tree
 from speedkit.core.plugins import Plugins
+from speedkit.core.redact import Redactor
 from speedkit.core.task import Task
 from speedkit.core.trial import Listener, Trial, Trials
+
+if TYPE_CHECKING:
+    from speedkit.core.llm import LLM
 
 MAX_HYPOTHESIS = 4000
 MAX_SUMMARY = 16000
@@ -61,7 +66,11 @@ class Run:
     """What is known of a run; observers and callers receive it and must not change it.
 
     Attributes:
+        plan: the latest step.
         status: ``running`` while a controller is at work, else how it ended.
+        handles: of jobs that have started and not ended, by job name.
+        calls: calls of language models that are over.
+        intents: calls that were about to be sent, over or not.
     """
 
     directory: RunDirectory
@@ -71,6 +80,8 @@ class Run:
     calibration: Calibration | None = None
     status: str = "new"
     handles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    calls: list[ModelCall] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)
 
     @classmethod
     def open(cls, directory: RunDirectory, task: Task) -> Run:
@@ -147,6 +158,12 @@ class Run:
     def _on_job_ended(self, event: Mapping[str, Any]) -> None:
         self.handles.pop(event["job"], None)
 
+    def _on_model_intent(self, event: Mapping[str, Any]) -> None:
+        self.intents.append(Intent.from_json(event["intent"]))
+
+    def _on_model_called(self, event: Mapping[str, Any]) -> None:
+        self.calls.append(ModelCall.from_json(event["call"]))
+
     def _on_run_finished(self, event: Mapping[str, Any]) -> None:
         self.status = event["status"]
 
@@ -181,6 +198,9 @@ class Search:
         self._on_event, self._on_progress, self._on_warning = on_event, on_progress, on_warning
         self._lock = threading.RLock()
         self._stop: StopRun | None = None
+        self._over_budget: BudgetReached | None = None
+        self._client: LLM | None = None
+        self._redactor = Redactor.from_environment()
         self._git = GitHistory(run.directory.path / "repo")
         self._budget = config.nodes or self.task.family.defaults.nodes or 20
         self._knowledge: tuple[KnowledgeEntry, ...] = ()
@@ -194,17 +214,23 @@ class Search:
         Raises:
             KeyboardInterrupt: after running jobs were ended and the journal closed the run
                 as ``interrupted``.
+            BudgetReached: a limit on model calls; jobs under way were finished.
             SpeedkitError: the run cannot go on; the journal says ``failed``.
         """
         try:
             self._prepare()
             while (plan := self._next_plan()) is not None:
                 self._do_step(plan)
+                if self._over_budget is not None:
+                    raise self._over_budget
                 if self._stop is not None:
                     return self._finish("stopped")
             return self._finish("finished")
         except KeyboardInterrupt:
             self._finish("interrupted")
+            raise
+        except BudgetReached:
+            self._finish("stopped")
             raise
         except SpeedkitError:
             self._finish("failed")
@@ -216,11 +242,42 @@ class Search:
             ) from error
         finally:
             self._git.close()
+            if self._client is not None:
+                self._client.close()
+
+    def llm(self) -> LLM:
+        """Return the client for language models, made on first use.
+
+        What an earlier controller of the run spent counts towards its limits.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return self._client
+
+    def _make_client(self) -> LLM:
+        from speedkit.core.llm import LLM
+
+        settings = self.config.llm_settings()
+        ledger = Ledger(
+            max_cost=settings.max_cost,
+            max_tokens=settings.max_tokens,
+            on_intent=lambda intent: self._record("model_intent", intent=intent.as_json()),
+            on_call=self._on_model_call,
+        )
+        ledger.restore(self.run.calls, self.run.intents)
+        return LLM(settings, ledger=ledger)
+
+    def _on_model_call(self, call: ModelCall) -> None:
+        self._record("model_called", call=call.as_json())
+        self._notify("model_called", run=self.run, call=call.as_json())
 
     # --- before the first step ------------------------------------------------------------
 
     def _prepare(self) -> None:
         self._reap()
+        if self.config.model is not None:
+            self.llm().check()
         self._record("run_started", run_id=self.run.directory.run_id, task=self.task.name)
         self._notify("run_started", run=self.run)
         self.trials = Trials(
@@ -349,6 +406,8 @@ class Search:
             _wait(futures)
         except BaseException:
             self.cancel.set()
+            if self._client is not None:
+                self._client.stop()
             raise
         finally:
             coders.shutdown(wait=True, cancel_futures=True)
@@ -359,14 +418,18 @@ class Search:
         if node_id in self.run.tree or self.cancel.is_set():
             return
         request = self._request(before, plan, node_id, proposal)
-        draft = self.parts.coder.write(request)
+        try:
+            draft = self._clean(self.parts.coder.write(request))
+        except BudgetReached as limit:
+            self._over_budget = limit
+            return
         parent = before[proposal.parent]
         node = Node(
             node_id,
             parent.id,
             proposal.stage,
             plan.step,
-            hypothesis=draft.hypothesis[:MAX_HYPOTHESIS],
+            hypothesis=draft.hypothesis,
             coder=self.config.coder_name,
             model=draft.model,
         )
@@ -377,6 +440,15 @@ class Search:
             self._notify("node_created", run=self.run, node=self.run.tree[node_id])
         if draft.failure:
             self._finish_node(node_id, Outcome.EDIT_FAILED, draft.failure, None)
+
+    def _clean(self, draft: Draft) -> Draft:
+        """Take out secrets that came back from a model, before anything is stored."""
+        clean = self._redactor.clean
+        return replace(
+            draft,
+            files={name: clean(text) for name, text in draft.files.items()},
+            hypothesis=clean(draft.hypothesis)[:MAX_HYPOTHESIS],
+        )
 
     def _request(self, before: Tree, plan: Plan, node_id: int, proposal: Proposal) -> CodeRequest:
         parent = before[proposal.parent]
@@ -399,7 +471,8 @@ class Search:
 
     def _run_coded(self, coded: Future[None], node_id: int) -> None:
         coded.result()
-        if self.cancel.is_set() or _done(self.run.tree, node_id):
+        tree = self.run.tree
+        if self.cancel.is_set() or node_id not in tree or _done(tree, node_id):
             return
         node = self.run.tree[node_id]
         files = self._git.files(node.commit)
@@ -458,7 +531,7 @@ class Search:
             start_ms=calibration.start_ms if calibration else None,
             log_dir=log_dir,
         )
-        text = self.parts.summarizer.summarize(request)
+        text = self._redactor.clean(self.parts.summarizer.summarize(request))
         write_atomic(log_dir / "summary.md", text, sync=False)
         return text
 
@@ -476,7 +549,7 @@ class Search:
     # --- journal and observers --------------------------------------------------------------
 
     def _record(self, kind: str, **facts: Any) -> None:
-        event = {"type": kind, "at": round(time.time(), 3), **facts}
+        event = self._redactor.tree({"type": kind, "at": round(time.time(), 3), **facts})
         with self._lock:
             self._journal.append(event)
             self.run.apply(event)
@@ -505,7 +578,7 @@ def _created(node: Node, commit: str, draft: Draft, coder: str) -> dict[str, Any
         "stage": str(node.stage),
         "step": node.step,
         "commit": commit,
-        "hypothesis": draft.hypothesis[:MAX_HYPOTHESIS],
+        "hypothesis": draft.hypothesis,
         "coder": coder,
         "model": draft.model,
         "notes": dict(draft.notes),

@@ -157,8 +157,8 @@ class Trials:
         return Job(
             name=name,
             run_id=self.run_id,
-            workspace=workspace,
-            log_dir=log_dir,
+            workspace=workspace.absolute(),
+            log_dir=log_dir.absolute(),
             script=self.task.script,
             args=self.rules.args,
             launcher=self.rules.launcher,
