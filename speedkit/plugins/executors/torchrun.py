@@ -1,0 +1,383 @@
+"""The torchrun executor: runs scripts on this machine, and ends all that they start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from pydantic import Field, field_validator
+
+from speedkit.core.components import (
+    Ending,
+    Execution,
+    Executor,
+    Job,
+    Options,
+    RankError,
+    Watch,
+)
+from speedkit.core.errors import ExecutorError
+from speedkit.core.files import read_tail
+from speedkit.plugins.executors import collect, machine, processes, scratch
+from speedkit.plugins.executors.environment import is_secret, job_environment, passed
+from speedkit.plugins.executors.supervisor import BOOT, Order
+
+POLL_S = 0.1
+"""Seconds between two looks at whether a job is to be ended."""
+GRACE_S = 30.0
+"""Seconds beyond a job's limits after which its supervisor is itself taken for hung."""
+END_S = 10.0
+"""Seconds in which a supervisor has ended its job, when it is told to."""
+MAX_COLLECTED = 4
+"""All collected files together may be so many times as large as one."""
+MB = 1_000_000
+_PACKAGE = Path(__file__).resolve().parent
+_RANK_ENTRY = _PACKAGE / "rank_entry.py"
+
+
+class TorchrunOptions(Options):
+    """Options of the torchrun executor."""
+
+    nproc: int | None = Field(
+        None, ge=1, le=1024, description="processes of a job, instead of what the task says"
+    )
+    timeout_s: float | None = Field(
+        None, gt=0, description="wall-clock limit in seconds, instead of the task's"
+    )
+    stall_s: float | None = Field(
+        None, gt=0, description="limit without any output in seconds, instead of the task's"
+    )
+    lanes: int = Field(
+        1, ge=1, le=64, description="jobs that run at once; more than 1 disturbs the timings"
+    )
+    python: str | None = Field(
+        None, description="interpreter that runs the scripts; by default speedkit's own"
+    )
+    env: tuple[str, ...] = Field(
+        (), description="names of further environment variables that jobs may see"
+    )
+    log_head_mb: float = Field(8, ge=0.001, description="MB kept of the start of a stream")
+    log_tail_mb: float = Field(8, ge=0.001, description="MB kept of the end of a stream")
+    max_output_mb: float = Field(
+        10_000, gt=0, description="a job that writes more MB than this is ended"
+    )
+    collect_mb: float = Field(64, gt=0, description="largest file taken from a job, in MB")
+
+    @field_validator("env")
+    @classmethod
+    def _no_secrets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if is_secret(name):
+                raise ValueError(f"{name} looks like a secret, which no script may see")
+        return names
+
+
+class TorchrunExecutor(Executor):
+    """Runs a script with torchrun, or with plain Python, on the machine at hand.
+
+    Each job has a supervisor process of its own, which captures each rank apart, keeps
+    the limits, and at the end kills every process that descends from the job.
+    """
+
+    Options = TorchrunOptions
+
+    @property
+    def lanes(self) -> int:
+        """How many jobs may run at once; 1 unless the option says otherwise."""
+        return int(self.options.lanes)
+
+    def execute(self, job: Job, watch: Watch) -> Execution:
+        """Run a job to its end; may be called from several threads at once."""
+        job = self._with_options(job)
+        python = machine.find_interpreter(self.options.python)
+        if job.launcher == "torchrun" and machine.versions(python)["torch"] is None:
+            raise ExecutorError(
+                f"torch is not installed for {python}: install it there, or set "
+                "executor.python to an interpreter that has it"
+            )
+        with _scratch_folder() as folder:
+            execution = self._run(job, watch, python, folder)
+        return self._collect(job, execution)
+
+    def reap(self, handle: Mapping[str, Any]) -> None:
+        """End what is left of a job, if this is still the machine and the boot it ran on."""
+        if (
+            handle.get("host") != processes.host_name()
+            or handle.get("boot_id") != processes.boot_id()
+        ):
+            return
+        _end_supervisor(handle)
+        processes.end_marked(str(handle["marker"]))
+        scratch.remove(str(handle["scratch"]))
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return processors, accelerators and versions."""
+        python = machine.find_interpreter(self.options.python)
+        return {**machine.hardware(), **machine.versions(python)}
+
+    def _with_options(self, job: Job) -> Job:
+        chosen = {name: getattr(self.options, name) for name in ("nproc", "timeout_s", "stall_s")}
+        job = replace(job, **{name: value for name, value in chosen.items() if value is not None})
+        return replace(job, nproc=1) if job.launcher == "python" else job
+
+    def _run(self, job: Job, watch: Watch, python: str, folder: Path) -> Execution:
+        marker = f"{job.run_id}/{job.name}/{secrets.token_hex(8)}"
+        order = self._order(job, python, folder, marker)
+        began = time.monotonic()
+        process = _start_supervisor(marker, folder)
+        handle = _handle(process.pid, marker, folder)
+        result: dict[str, Any] | None = None
+        try:
+            result = _Conversation(process, job, watch, handle).hold(order)
+        finally:
+            _leave(process)
+            if result is None:
+                self.reap(handle)
+        if result is None:
+            return Execution(
+                Ending.CANCELLED if job.cancel.is_set() else Ending.LOST,
+                wall_s=round(time.monotonic() - began, 3),
+                reason=_last_words(folder),
+            )
+        return _execution(result)
+
+    def _order(self, job: Job, python: str, folder: Path, marker: str) -> Order:
+        options = self.options
+        return Order(
+            command=_command(job, python, folder),
+            has_ranks=job.launcher == "torchrun",
+            nproc=job.nproc,
+            controller=os.getpid(),
+            marker=marker,
+            script=job.script,
+            cwd=str(job.workspace),
+            env=job_environment(os.environ, options.env, job.env, folder, marker),
+            scratch=str(folder),
+            log_dir=str(job.log_dir),
+            timeout_s=job.timeout_s,
+            stall_s=job.stall_s,
+            max_bytes=int(options.max_output_mb * MB),
+            log_head=int(options.log_head_mb * MB),
+            log_tail=int(options.log_tail_mb * MB),
+        )
+
+    def _collect(self, job: Job, execution: Execution) -> Execution:
+        if not job.collect:
+            return execution
+        limit = int(self.options.collect_mb * MB)
+        found = collect.collect(
+            job.workspace, job.collect, job.log_dir / "collected", limit, MAX_COLLECTED * limit
+        )
+        reason = "; ".join(filter(None, [execution.reason, *found.refused]))
+        return replace(execution, collected=tuple(found.files), reason=reason)
+
+
+class _Conversation:
+    """What is said between controller and supervisor while a job runs."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        job: Job,
+        watch: Watch,
+        handle: Mapping[str, Any],
+    ) -> None:
+        self._words = cast(IO[bytes], process.stdin)
+        self._answers = cast(IO[bytes], process.stdout)
+        self._job, self._watch, self._handle = job, watch, handle
+        self._result: dict[str, Any] | None = None
+        self._deadline = time.monotonic() + job.timeout_s + GRACE_S
+        self._is_cancelled = False
+        self._begun = b""
+
+    def hold(self, order: Order) -> dict[str, Any] | None:
+        """Give the order and listen; None when the supervisor died or hangs.
+
+        Raises:
+            ExecutorError: the job could not be started.
+        """
+        self._say(json.dumps(order._asdict()))
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        while self._result is None:
+            if poll.poll(POLL_S * 1000):
+                if not self._hear():
+                    break
+            elif time.monotonic() > self._deadline:
+                break
+            if self._job.cancel.is_set() and not self._is_cancelled:
+                self._cancel()
+        return self._result
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._words.write(line.encode() + b"\n")
+            self._words.flush()
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        self._say("cancel")
+        self._deadline = min(self._deadline, time.monotonic() + GRACE_S)
+
+    def _hear(self) -> bool:
+        """Take what has been said; False when nothing more will come."""
+        data = os.read(self._answers.fileno(), 1 << 16)
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            if not self._take(line):
+                return False
+        return bool(data)
+
+    def _take(self, line: bytes) -> bool:
+        """Act on an event; False when it is none, which a job may have put there."""
+        try:
+            event = json.loads(line)
+            kind = event.pop("event")
+        except (ValueError, LookupError, AttributeError):
+            return False
+        if kind == "line":
+            self._watch.line(event["rank"], event["text"], event["at_s"])
+        elif kind == "started":
+            self._watch.started(self._handle)
+        elif kind == "failed":
+            raise ExecutorError(f"the job could not be started: {event['message']}")
+        else:
+            self._result = event
+        return True
+
+
+def _command(job: Job, python: str, folder: Path) -> list[str]:
+    script = [job.script, *job.args]
+    if job.launcher == "python":
+        return [python, "-u", *script]
+    if job.launcher != "torchrun":
+        raise ExecutorError(f"no launcher named {job.launcher!r}; there are: python, torchrun")
+    entry = [python, "-I", "-S", str(_RANK_ENTRY), str(folder / "pipes"), python]
+    # A port of 0 lets parallel jobs be, and an address needs no name service. Isolated, so
+    # that no file of the workspace can take the place of one of the launcher's modules.
+    return [
+        *(python, "-I", "-u", "-m", "torch.distributed.run"),
+        *("--nnodes=1", f"--nproc-per-node={job.nproc}", "--max-restarts=0"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
+        *(f"--rdzv-id={folder.name}", f"--log-dir={folder / 'torch'}", "--no-python"),
+        *entry,
+        *script,
+    ]
+
+
+# --- the supervisor as a process --------------------------------------------------------------
+
+
+def _start_supervisor(marker: str, folder: Path) -> subprocess.Popen[bytes]:
+    # Without site-packages it starts in a third of the time; only Linux can do without them.
+    flags = ["-I", "-S"] if sys.platform == "linux" else ["-I"]
+    command = [sys.executable, *flags, "-c", BOOT, str(_PACKAGE.parent), marker]
+    try:
+        with open(folder / "supervisor.log", "wb") as errors:
+            return subprocess.Popen(
+                command,
+                cwd="/",
+                env=passed(os.environ),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ExecutorError(
+            f"no process can be started ({error}): end other programs or raise the limits"
+        ) from error
+
+
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipes, on which a supervisor ends its job, and see it go."""
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            cast(IO[bytes], pipe).close()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        for pid in _tree(process.pid):
+            processes.kill(pid)
+        process.wait()
+
+
+def _handle(pid: int, marker: str, folder: Path) -> dict[str, Any]:
+    return {
+        "host": processes.host_name(),
+        "boot_id": processes.boot_id(),
+        "pid": pid,
+        "start_time": processes.start_time(pid),
+        "marker": marker,
+        "scratch": str(folder),
+    }
+
+
+def _end_supervisor(handle: Mapping[str, Any]) -> None:
+    """Have a supervisor end its job, then itself; kill it and its job when it does not."""
+    pid = int(handle["pid"])
+    if not _is_supervisor(handle):
+        return
+    processes.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + END_S
+    while _is_supervisor(handle) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes.end_all(lambda: _tree(pid) if _is_supervisor(handle) else set(), END_S)
+
+
+def _is_supervisor(handle: Mapping[str, Any]) -> bool:
+    """Whether the pid is still the supervisor's, and not that of a later process."""
+    pid = int(handle["pid"])
+    return (
+        processes.has_argument(pid, str(handle["marker"]))
+        and processes.start_time(pid) == handle["start_time"]
+    )
+
+
+def _tree(pid: int) -> set[int]:
+    return {pid} | processes.descendants([pid], processes.parents())
+
+
+def _last_words(folder: Path) -> str:
+    """A line on why there was no result."""
+    lines = read_tail(folder / "supervisor.log", 4096).split("\n")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "the job's supervisor was killed or hung" + (f": {said}" if said else "")
+
+
+def _execution(result: Mapping[str, Any]) -> Execution:
+    reason = str(result["reason"])
+    if result["left"]:
+        reason += f"; these processes could not be ended: {result['left']}"
+    return Execution(
+        ending=Ending(result["ending"]),
+        exit_code=result["exit_code"],
+        errors=tuple(RankError(**error) for error in result["errors"]),
+        wall_s=result["wall_s"],
+        reason=reason,
+    )
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    try:
+        path = scratch.make()
+    except OSError as error:
+        raise ExecutorError(
+            f"no folder for temporary files ({error}): free space, or set TMPDIR to another disk"
+        ) from error
+    try:
+        yield Path(path)
+    finally:
+        scratch.remove(path)

@@ -1,0 +1,315 @@
+"""Nothing of a job survives it, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from executor_bench import proc
+
+from speedkit.core.components import Ending
+from speedkit.plugins.executors import processes
+from speedkit.plugins.executors.torchrun import TorchrunExecutor
+
+DAEMONS = """
+    import os, signal, sys, time
+
+    def daemon(environment):
+        if os.fork():
+            return
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        code = "import signal, time; signal.signal(15, 1); print('up', flush=True); time.sleep(60)"
+        os.execve(sys.executable, [sys.executable, "-c", code, $TOKEN], environment)
+
+    daemon(dict(os.environ))
+    daemon({})
+    os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "61")
+    time.sleep($WAIT)
+"""
+"""Starts two daemons that left session and parent, one without environment, and a child."""
+
+CONTROLLER = """
+    import sys
+    from pathlib import Path
+    from speedkit.core.components import Job
+    from speedkit.plugins.executors.torchrun import TorchrunExecutor
+
+    class Watch:
+        def started(self, handle):
+            import json
+            print(json.dumps({**handle, "fork": self.fork()}), flush=True)
+        def fork(self):
+            import os, time
+            if FORK and (pid := os.fork()) == 0:
+                time.sleep(60)
+            return pid if FORK else 0
+        def line(self, rank, text, at_s):
+            print("line", rank, text, flush=True)
+
+    folder, run_id, launcher = sys.argv[1:]
+    job = Job("job", run_id, Path(folder, "workspace"), Path(folder, "logs"), "script.py",
+              launcher=launcher, nproc=2)
+    TorchrunExecutor().execute(job, Watch())
+"""
+
+
+def daemons(bench, wait_s):
+    return (
+        textwrap.dedent(DAEMONS).replace("$TOKEN", repr(bench.run_id)).replace("$WAIT", str(wait_s))
+    )
+
+
+class Controller:
+    """A controller in a process of its own, to be killed."""
+
+    def __init__(self, bench, script, launcher="python", fork=False):
+        bench.job(script)
+        code = textwrap.dedent(CONTROLLER).replace("FORK", repr(fork))
+        command = [sys.executable, "-c", code]
+        self.process = subprocess.Popen(
+            [*command, str(bench.folder), bench.run_id, launcher],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.handle = json.loads(self.process.stdout.readline())
+        bench.watch.handles.append(self.handle)
+
+    def wait_for_lines(self, count):
+        for _ in range(count):
+            assert self.process.stdout.readline().startswith("line")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.mark.parametrize("wait_s", [0.5, 60], ids=["ends", "is ended"])
+def test_daemons_end_with_the_job(bench, wait_s):
+    cancel = threading.Event()
+    bench.watch.on_line = lambda rank, text: wait_s > 1 and cancel.set()
+    began = time.monotonic()
+    done = bench.run(daemons(bench, wait_s), cancel=cancel)
+    assert done.ending is (Ending.CANCELLED if wait_s > 1 else Ending.FINISHED)
+    assert not bench.survivors()
+    assert time.monotonic() - began < 4
+
+
+def test_orphans_are_collected_while_the_job_runs(bench):
+    script = """
+        import os, time
+        for _ in range(200):
+            if os.fork() == 0:
+                if os.fork():
+                    os._exit(0)
+                os._exit(0)
+            os.wait()
+        time.sleep(0.5)
+        supervisor = str(os.getppid())
+        stats = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                stats.append(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split())
+            except OSError:
+                pass
+        print(sum(s[0] == "Z" and s[1] == supervisor for s in stats))
+    """
+    bench.run(script)
+    assert bench.watch.texts() == ["0"]
+
+
+def test_a_process_that_forks_away_is_caught(bench):
+    """Each generation lives a moment only, and has left its parent by then."""
+    script = """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                if os.fork():
+                    os._exit(0)
+        time.sleep(0.3)
+    """
+    began = time.monotonic()
+    assert bench.run(script).ending is Ending.FINISHED
+    assert time.monotonic() - began < 6
+    assert not bench.survivors()
+
+
+def test_the_controller_is_killed(bench, eventually):
+    controller = Controller(bench, daemons(bench, 60))
+    controller.wait_for_lines(2)
+    assert len(bench.survivors()) > 3
+    controller.kill()
+    eventually(lambda: not bench.survivors(), 3)
+
+
+def test_the_controller_is_killed_before_it_hears_of_the_job(bench, eventually):
+    controller = Controller(bench, "import time\ntime.sleep(60)")
+    controller.kill()
+    eventually(lambda: not bench.survivors(), 3)
+
+
+def test_the_controller_is_killed_and_its_fork_holds_the_pipe(bench, eventually):
+    controller = Controller(bench, daemons(bench, 60), fork=True)
+    controller.wait_for_lines(2)
+    controller.kill()
+    eventually(lambda: bench.survivors() == [controller.handle["fork"]], 3)
+    os.kill(controller.handle["fork"], signal.SIGKILL)
+    eventually(lambda: not bench.survivors())
+
+
+@pytest.mark.slow
+def test_the_controller_of_ranks_is_killed(bench, eventually):
+    script = """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("up")
+        time.sleep(60)
+    """
+    controller = Controller(bench, script, launcher="torchrun")
+    controller.wait_for_lines(2)
+    controller.kill()
+    eventually(lambda: not bench.survivors(), 3)
+
+
+@pytest.mark.slow
+def test_the_supervisor_of_ranks_is_killed(bench):
+    """Launcher and ranks die with their parents, even if nobody is left to end them."""
+    seen = []
+
+    def kill_supervisor(rank, text):
+        seen.append(rank)
+        if set(seen) == {0, 1}:
+            os.kill(bench.watch.handles[0]["pid"], signal.SIGKILL)
+
+    bench.watch.on_line = kill_supervisor
+    script = "import time\nprint('up')\ntime.sleep(60)"
+    assert bench.run(script, launcher="torchrun", nproc=2).ending is Ending.LOST
+    assert set(seen) == {0, 1}
+
+
+def test_the_supervisor_is_killed(bench):
+    def kill_supervisor(rank, text):
+        os.kill(bench.watch.handles[0]["pid"], signal.SIGKILL)
+
+    bench.watch.on_line = kill_supervisor
+    done = bench.run("import time\nprint('hi')\ntime.sleep(60)")
+    assert done.ending is Ending.LOST
+    assert done.reason == "the job's supervisor was killed or hung"
+    assert bench.ended_s < 4
+
+
+def test_the_supervisor_is_killed_and_daemons_stay(bench):
+    bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[0]["pid"], signal.SIGKILL)
+    script = daemons(bench, 60).replace("daemon({})", "")
+    assert bench.run(script).ending is Ending.LOST
+
+
+def test_the_supervisor_hangs(bench, monkeypatch):
+    for name in ("GRACE_S", "END_S"):
+        monkeypatch.setattr(f"speedkit.plugins.executors.torchrun.{name}", 0.5)
+    bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[0]["pid"], signal.SIGSTOP)
+    done = bench.run(daemons(bench, 60), timeout_s=0.5)
+    assert done.ending is Ending.LOST
+    assert bench.ended_s < 5
+
+
+def test_the_supervisor_is_told_to_end(bench):
+    bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[0]["pid"], 15)
+    done = bench.run(daemons(bench, 60))
+    assert (done.ending, done.reason) == (Ending.LOST, "the supervisor was ended")
+
+
+def test_controller_and_supervisor_are_killed_and_the_job_is_reaped(bench, eventually):
+    controller = Controller(bench, daemons(bench, 60).replace("daemon({})", ""))
+    controller.wait_for_lines(1)
+    os.kill(controller.handle["pid"], signal.SIGSTOP)
+    controller.kill()
+    os.kill(controller.handle["pid"], signal.SIGKILL)
+    eventually(lambda: not processes.has_argument(controller.handle["pid"], bench.run_id))
+    assert bench.survivors(), "the daemon is left"
+    assert bench.scratch_folders()
+    TorchrunExecutor().reap(controller.handle)
+    assert not bench.survivors()
+    assert not bench.scratch_folders()
+
+
+def test_a_supervisor_that_hangs_is_reaped_with_its_job(bench, monkeypatch):
+    monkeypatch.setattr("speedkit.plugins.executors.torchrun.END_S", 1.0)
+    controller = Controller(bench, daemons(bench, 60))
+    controller.wait_for_lines(2)
+    os.kill(controller.handle["pid"], signal.SIGSTOP)
+    controller.kill()
+    TorchrunExecutor().reap(controller.handle)
+    assert not bench.survivors()
+
+
+@pytest.mark.parametrize("change", [{"host": "another"}, {"boot_id": "another"}])
+def test_reaping_on_another_machine_or_boot_does_nothing(bench, change):
+    marker = f"{bench.run_id}/job/1"
+    other = sleeper(marker)
+    TorchrunExecutor().reap({**handle(other.pid, marker), **change})
+    assert other.poll() is None
+    TorchrunExecutor().reap(handle(other.pid, marker))
+    assert other.wait(5) == -signal.SIGKILL
+
+
+def test_reaping_spares_a_process_that_has_the_pid_now(bench):
+    other = sleeper("another/job/1")
+    try:
+        TorchrunExecutor().reap(handle(other.pid, f"{bench.run_id}/job/1"))
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def sleeper(marker):
+    environment = {processes.MARKER: marker, "PATH": os.defpath}
+    process = subprocess.Popen(["sleep", "60"], env=environment)
+    while b"sleep" not in proc(process.pid, "cmdline"):
+        time.sleep(0.01)
+    return process
+
+
+def handle(pid, marker):
+    return {
+        "host": processes.host_name(),
+        "boot_id": processes.boot_id(),
+        "pid": pid,
+        "start_time": processes.start_time(pid),
+        "marker": marker,
+        "scratch": "/nonexistent/speedkit-job-x",
+    }
+
+
+def test_processes_without_procfs(bench, monkeypatch):
+    """What other systems use answers as the files of Linux do."""
+    pid = os.getpid()
+    child = sleeper(f"{bench.run_id}/job/1")
+    try:
+        expected = processes.parents()[child.pid]
+        monkeypatch.setattr(processes, "_LINUX", False)
+        assert processes.parents()[child.pid] == expected == pid
+        assert processes.is_marked(child.pid, f"{bench.run_id}/job/1")
+        assert not processes.is_marked(child.pid, bench.run_id)
+        assert processes.has_argument(child.pid, "60")
+        assert not processes.has_argument(child.pid, "6")
+        assert processes.start_time(child.pid) == pytest.approx(time.time(), abs=30)
+        assert processes.boot_id().isdigit()
+        processes.end_marked(f"{bench.run_id}/job/1")
+        assert child.wait(5) == -signal.SIGKILL
+        assert processes.start_time(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
