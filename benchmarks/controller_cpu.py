@@ -10,6 +10,7 @@ own processes cost is not counted. Goals: at most 150 ms a node; late at most 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -82,7 +83,7 @@ def main() -> int:
         began = time.monotonic()
         marks = measure(Path(folder), args.nodes, args.coder, args.scaffold)
         wall = time.monotonic() - began
-    steps = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(marks)]
     early, late = per_node(marks, 12, 20), per_node(marks, len(marks) - 51, 100)
     print(f"nodes            {args.nodes}, coder {args.coder}, scaffold {args.scaffold}")
     print(f"median           {statistics.median(steps):.1f} ms of CPU a node (goal 150)")

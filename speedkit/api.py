@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from speedkit import __version__
@@ -22,6 +18,7 @@ from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
 from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.history import RunDirectory, default_run_path
+from speedkit.core.interrupt import signals_as_interrupt
 from speedkit.core.node import Node, Tree
 from speedkit.core.plugins import Plugins
 from speedkit.core.search import OnEvent, OnProgress, Run, Search
@@ -98,7 +95,7 @@ def run(
         path = Path(out) if out is not None else default_run_path(found.name)
         directory = RunDirectory.create(path, make_manifest(config, components, found))
     check_scripts(directory, found)
-    with directory.writing() as journal, _signals_as_interrupt():
+    with directory.writing() as journal, signals_as_interrupt():
         state = Run.open(directory, found)
         search = Search(
             state,
@@ -123,7 +120,10 @@ def open_run(path: str | os.PathLike[str]) -> RunTree:
 def open_state(path: Path) -> Run:
     """Fold the journal of a run directory, read only."""
     directory = RunDirectory(path)
-    return Run.open(directory, find_task(directory.manifest["config"]["task"]))
+    state = Run.open(directory, find_task(directory.manifest["config"]["task"]))
+    if state.status == "running" and not directory.is_held():
+        state.status = "interrupted"  # by a kill, which leaves no time to say so
+    return state
 
 
 def make_manifest(config: RunConfig, components: Components, task: Task) -> dict[str, Any]:
@@ -168,22 +168,3 @@ def _script_hashes(task: Task) -> dict[str, str]:
     if task.target.has_script():
         hashes["target"] = hashlib.sha256(task.target.read().encode()).hexdigest()
     return hashes
-
-
-@contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does; only the main thread may ask this."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before: Mapping[signal.Signals, Any] = {s: signal.signal(s, interrupt) for s in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from speedkit.core.plugins import REGISTER_HOOKS, Plugins
+from speedkit.core.plugins import REGISTER_HOOKS, Plugins, broken_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +22,7 @@ def plugins_of(ctx: click.Context, load: Sequence[str] = (), block: Sequence[str
         block = (*(root.params.get("block") or ()), *block)
         root.obj = Plugins(load, block)
         for broken in root.obj.broken:
-            click.echo(f"plugin {broken.origin.plugin} is broken: {broken.reason}", err=True)
+            click.echo(broken_line(broken), err=True)
     plugins: Plugins = root.obj
     return plugins
 
@@ -155,11 +154,6 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON value on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:

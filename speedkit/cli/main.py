@@ -10,10 +10,13 @@ import click
 
 from speedkit import __version__
 from speedkit.core.errors import SpeedkitError, did_you_mean
-from speedkit.core.plugins import Plugins
+from speedkit.core.plugins import Plugins, broken_line
 
 EPILOG = """Exit status: 0 done; 1 something went wrong; 2 the request was at fault; 4 a limit
-on cost or tokens was reached, the run can be resumed; 130 interrupted."""
+on cost or tokens was reached, the run can be resumed; 130 interrupted.
+
+Completion of names in bash: eval "$(_SPEEDKIT_COMPLETE=bash_source speedkit)"; likewise
+zsh_source and fish_source."""
 
 
 class PluginGroup(click.Group):
@@ -25,7 +28,7 @@ class PluginGroup(click.Group):
         if not isinstance(root.obj, Plugins):
             root.obj = Plugins(root.params.get("load") or (), root.params.get("block") or ())
             for broken in root.obj.broken:
-                click.echo(f"plugin {broken.origin.plugin} is broken: {broken.reason}", err=True)
+                click.echo(broken_line(broken), err=True)
         return root.obj
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -81,7 +81,7 @@ def _print_event(event: Any) -> None:
 
 
 def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
-    from speedkit.cli.common import print_json
+    from speedkit.cli.text import print_json
     from speedkit.core.assemble import assemble
     from speedkit.core.task import find_task
 

@@ -109,6 +109,8 @@ class _Builder:
                 shared.setdefault("prompts", self.config.prompts)
             values = shared | own.get(registration.name, {})
             options = self._options(registration, cls, values)
+            if cls.needs_model and self.config.model is None:
+                self.problems.append(f"{kind} {registration.name} needs a model; give --model")
             if options is not None:
                 made.append(cls(options))
                 entries.append(_entry(registration, options))

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from speedkit.core.components import Ending
 from speedkit.core.errors import SpeedkitError, UsageError
 from speedkit.core.files import write_json
 from speedkit.core.metrics import fsr
@@ -91,8 +92,10 @@ def from_reference(task: Task) -> Calibration:
     """Take both times from the family's manifest.
 
     Raises:
-        UsageError: the manifest does not have them.
+        UsageError: the manifest does not have them, or they are of another clock.
     """
+    if problem := task.reference_problem():
+        raise UsageError(f"{task.name}: {problem}")
     times = {r.index: r.time_ms for r in (task.start, task.target)}
     start, target = times[task.start.index], times[task.target.index]
     if start is None or target is None:
@@ -136,7 +139,7 @@ def measure(
             time_ms, loss = _measured(task, which, trial)
             times[which].append(time_ms)
             losses[which].append(loss)
-    fingerprint = dict(trials.executor.fingerprint())
+    fingerprint = dict(trials.fingerprint)
     if "target" in scripts:
         return Calibration(
             task.name,
@@ -158,8 +161,8 @@ def measure(
 def _measured(task: Task, which: str, trial: Trial) -> tuple[float, float]:
     """Return time and loss; a loss somewhat over the target does not spoil the time."""
     last = trial.metrics
-    complete = last is not None and last.step == last.steps and not trial.report.malformed
-    if trial.execution.reason or not complete or last is None or last.train_time_ms is None:
+    whole = trial.execution.ending is Ending.FINISHED and not trial.report.anomaly
+    if not whole or last is None or last.train_time_ms is None:
         record = task.start if which == "start" else task.target
         raise SpeedkitError(
             f"calibration of {task.name} failed: record {record.index} did not run to its end "
@@ -181,7 +184,7 @@ def store_key(task: Task, fingerprint: Mapping[str, Any]) -> str:
     parts = {
         "schema": SCHEMA,
         "fingerprint": dict(fingerprint),
-        "run": task.family.run.model_dump(mode="json"),
+        "run": task.run.model_dump(mode="json"),
         "start": task.start.read(),
         "target": task.target.read() if task.target.path else task.target.time_ms,
         "target_loss": task.rules.target,

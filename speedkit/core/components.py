@@ -53,6 +53,8 @@ class Component(ABC):
     """
 
     kind: ClassVar[str]
+    needs_model: ClassVar[bool] = False
+    """Whether it asks a language model, so that a run without one can be refused early."""
     Options: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Any = None) -> None:
@@ -282,6 +284,16 @@ class Executor(Component):
     def lanes(self) -> int:
         """How many jobs may run at once."""
         return 1
+
+    @property
+    def nproc(self) -> int | None:
+        """Number of processes of a job; None for what the task says."""
+        return None
+
+    @property
+    def smoke_steps(self) -> int | None:
+        """Steps after which scripts stop, in a run that only tries whether they work."""
+        return None
 
     @abstractmethod
     def execute(self, job: Job, watch: Watch) -> Execution:

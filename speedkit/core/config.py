@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from speedkit.core.llm_types import LLMSettings
 
 ENV_PREFIX = "SPEEDKIT_"
-RESERVED_ENV = frozenset({"SPEEDKIT_LOAD_PLUGINS", "SPEEDKIT_CACHE_DIR", "SPEEDKIT_CONFIG"})
+RESERVED_ENV = (
+    "LOAD_PLUGINS",
+    "CACHE_DIR",
+    "CONFIG",
+    "DEBUG",
+    "NANOGPT_DATA",
+    "ALLOW_SHORT_DATA",
+    "JOB",
+)
 """Variables with the prefix that are no configuration keys."""
 
 
@@ -107,7 +115,7 @@ class RunConfig(BaseModel):
         from speedkit.core.llm_types import LLMSettings
 
         if self.model is None:
-            raise UsageError(f"coder {self.coder_name} needs a model; give one with --model")
+            raise UsageError(f"coder {self.coder_name} needs a model; give --model")
         values = {
             "model": self.model,
             "api_base": self.api_base,
@@ -152,7 +160,7 @@ def load_config(
     environ = os.environ if environ is None else environ
     file = file or (Path(environ["SPEEDKIT_CONFIG"]) if environ.get("SPEEDKIT_CONFIG") else None)
     merged: dict[str, Any] = {}
-    for layer in (_from_file(file), _from_environment(environ), dict(flags or {})):
+    for layer in (from_file(file), from_environment(environ), dict(flags or {})):
         _merge(merged, {k: v for k, v in layer.items() if v is not None})
     return check_config(merged)
 
@@ -227,7 +235,8 @@ def _copy(value: Any) -> Any:
     return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _from_file(path: Path | None) -> dict[str, Any]:
+def from_file(path: Path | None) -> dict[str, Any]:
+    """Return the settings of a TOML file; none without a file."""
     if path is None:
         return {}
     try:
@@ -238,14 +247,14 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Read ``SPEEDKIT_<KEY>`` and ``SPEEDKIT_<KIND>_<OPTION>``."""
     layer: dict[str, Any] = {}
     problems = []
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or name in RESERVED_ENV:
-            continue
         key = name[len(ENV_PREFIX) :].lower()
+        if not name.startswith(ENV_PREFIX) or key.upper() in RESERVED_ENV or key[:5] == "test_":
+            continue
         kind, _, option = key.partition("_")
         if key in RunConfig.model_fields and key != "options":
             layer[key] = environ[name]

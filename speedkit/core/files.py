@@ -9,7 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls but for newline and tab
+    r"\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    r"\ud800-\udfff]"  # lone surrogates, which no file can hold
+)
 
 
 def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
@@ -50,6 +54,6 @@ def read_tail(path: Path, limit: int = 64 * 1024) -> str:
 def printable(text: str) -> str:
     """Return the text without control characters that could fool a terminal.
 
-    Newlines and tabs stay; C0 and C1 controls and bidirectional overrides go.
+    Newlines and tabs stay; C0 and C1 controls, bidirectional overrides and lone surrogates go.
     """
     return _CONTROL.sub("", text.replace("\r\n", "\n"))

@@ -8,6 +8,7 @@
       repo/           bare git repository; node k is refs/heads/node/k
       nodes/000k/     logs, prompts, replies and metrics of node k
       work/           workspaces of running jobs
+      cache/          what torch compiled, shared by the jobs of the run
       lock            held by the one controller
 """
 
@@ -98,6 +99,14 @@ class RunDirectory:
         """Return what has happened so far."""
         return read_events(self.journal_path) if self.journal_path.exists() else []
 
+    def is_held(self) -> bool:
+        """Whether a controller is at work on the run."""
+        try:
+            with _lock(self.path):
+                return False
+        except RunDirectoryError:
+            return True
+
     @contextmanager
     def writing(self) -> Iterator[Journal]:
         """Hold the run directory as its one controller, and its journal open.
@@ -105,7 +114,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: another controller holds it; the message says which.
         """
-        with _lock(self.path):
+        with _lock(self.path) as fd:
+            _write_holder(fd)
             _sweep_locks(self.path / "repo")
             journal = Journal(self.journal_path)
             try:
@@ -297,7 +307,7 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[int]:
     """Hold the lock of a run directory; the kernel frees it when this process dies."""
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -305,8 +315,7 @@ def _lock(folder: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunDirectoryError(f"{folder} is in use: {_holder(fd)}") from None
-        _write_holder(fd)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -97,7 +97,7 @@ class Report:
         """Why the log may not count towards ``target``; empty when it may."""
         if anomaly := self.anomaly:
             return anomaly
-        if self.last is not None and self.last.val_loss > target:
+        if self.last is not None and not self.last.val_loss <= target:
             return f"val_loss {self.last.val_loss:.4f} is over the target {target:g}"
         return ""
 

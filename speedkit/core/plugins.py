@@ -286,7 +286,7 @@ def _import_target(target: type | str, what: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the import of foreign code may raise anything
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise PluginError(f"{what} cannot be loaded: {_one_line(error)}") from error
 
 
@@ -313,6 +313,13 @@ def _load_target(target: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def broken_line(broken: Broken) -> str:
+    """Return the line that tells a user of a broken plugin."""
+    from speedkit.core.files import printable
+
+    return printable(f"plugin {broken.origin.plugin} is broken: {broken.reason}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from speedkit.core.calibration import Calibration
 from speedkit.core.components import CodeRequest, Draft, KnowledgeEntry, Proposal, SummaryRequest
 from speedkit.core.config import RunConfig
 from speedkit.core.errors import BudgetReached, ExecutorError, SpeedkitError, StopRun
-from speedkit.core.files import read_tail, write_atomic
+from speedkit.core.files import printable, read_tail, write_atomic
 from speedkit.core.history import GitHistory, RunDirectory
 from speedkit.core.journal import Journal
 from speedkit.core.ledger import Intent, Ledger, ModelCall
@@ -285,7 +285,8 @@ class Search:
             executor=self.parts.executor,
             run_id=self.run.directory.run_id,
             work_dir=self.run.directory.work_dir,
-            data=self.task.family.data_folder(),
+            data=self.task.data_folder(allow_short=bool(self.parts.executor.smoke_steps)),
+            cache=self.run.directory.path / "cache",
             cancel=self.cancel,
         )
         self._knowledge = tuple(e for k in self.parts.knowledge for e in k.entries(self.task))
@@ -306,9 +307,9 @@ class Search:
             self._record("job_ended", job=job, ending="lost")
 
     def _calibrate(self) -> Calibration:
-        if self.config.calibration == "reference":
+        if self.config.calibration == "reference" or self.parts.executor.smoke_steps:
             return calibrations.from_reference(self.task)
-        fingerprint = self.parts.executor.fingerprint()
+        fingerprint = self.trials.fingerprint
         if self.config.calibration == "auto":
             stored = calibrations.load(self.task, fingerprint)
             if stored is not None:
@@ -442,13 +443,19 @@ class Search:
             self._finish_node(node_id, Outcome.EDIT_FAILED, draft.failure, None)
 
     def _clean(self, draft: Draft) -> Draft:
-        """Take out secrets that came back from a model, before anything is stored."""
+        """Take out what must not be stored: secrets from a model, and text that is no text."""
         clean = self._redactor.clean
-        return replace(
+        draft = replace(
             draft,
             files={name: clean(text) for name, text in draft.files.items()},
-            hypothesis=clean(draft.hypothesis)[:MAX_HYPOTHESIS],
+            hypothesis=printable(clean(draft.hypothesis))[:MAX_HYPOTHESIS],
         )
+        try:
+            for text in draft.files.values():
+                text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return replace(draft, failure=draft.failure or f"edit: the code is not UTF-8: {error}")
+        return draft
 
     def _request(self, before: Tree, plan: Plan, node_id: int, proposal: Proposal) -> CodeRequest:
         parent = before[proposal.parent]

@@ -139,10 +139,13 @@ class Hooks(_Strict):
             run it, and one note for each change.
         smoke: given a source, a number of steps and of processes, returns the source as a
             short run that can never count, and one note for each change.
+        reference: given a task, returns why the manifest's times may not be compared with
+            those that its scripts print here; empty if they may.
     """
 
     adapt: Hook | None = None
     smoke: Hook | None = None
+    reference: Hook | None = None
 
 
 class Defaults(_Strict):
@@ -491,6 +494,14 @@ class Task(_Strict):
         allowed = " or ".join(str(n) for n in record.allowed_nproc)
         why = f": {record.world_note}" if record.world_note else ""
         return f"{self.name} on {nproc}: record {record.index} needs {allowed} processes{why}"
+
+    def reference_problem(self) -> str:
+        """Return why the manifest's times may not be compared with what the scripts print.
+
+        Empty if they may.
+        """
+        hook = self.family.hooks.reference
+        return "" if hook is None else str(_resolve("hooks.reference", hook)(self))
 
     def data_folder(self, allow_short: bool = False) -> Path | None:
         """Return the folder of the data, prepared and found to suffice for the task.

@@ -5,14 +5,24 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from speedkit.core.compile_cache import cache_variables
 from speedkit.core.components import Ending, Execution, Executor, Job
 from speedkit.core.files import write_json
-from speedkit.core.metrics import Metrics, Report, metrics_to_dict, parse_line, parse_log
+from speedkit.core.metrics import (
+    Metrics,
+    Report,
+    is_malformed,
+    metrics_to_dict,
+    parse_line,
+    parse_log,
+    read_lines,
+)
 from speedkit.core.node import Outcome
 from speedkit.core.task import RunRules, Task
 
@@ -71,7 +81,7 @@ class Listener:
         if rank != 0:
             return
         metrics = parse_line(text)
-        if len(self.lines) < MAX_LINES:
+        if (metrics or is_malformed(text)) and len(self.lines) < MAX_LINES:
             self.lines.append(text)
             if metrics:
                 self.arrivals.append((at_s, metrics))
@@ -86,7 +96,7 @@ class Trials:
         work_dir: folder below which each job gets a workspace of its own for its time.
         data: what the workspace shows as ``data/``, None for nothing.
         cancel: when set, running jobs are ended.
-        env: environment variables for every job.
+        cache: folder in which jobs share what torch compiles, None for none.
     """
 
     task: Task
@@ -95,12 +105,23 @@ class Trials:
     work_dir: Path
     data: Path | None
     cancel: threading.Event
-    env: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
 
-    @property
+    @cached_property
     def rules(self) -> RunRules:
-        """How scripts of the family are run."""
-        return self.task.family.run
+        """How scripts of the task are run on this executor."""
+        return self.task.run_with(self.executor.nproc)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What timings depend on: hardware, versions, number of processes."""
+        return {**self.executor.fingerprint(), "nproc": self.rules.nproc}
+
+    @cached_property
+    def torch_version(self) -> str | None:
+        """The torch that will run the scripts, None if the executor does not say."""
+        version = self.fingerprint.get("torch")
+        return None if version is None else str(version)
 
     def run(
         self,
@@ -119,6 +140,7 @@ class Trials:
             seed: offered to the script as ``SPEEDKIT_SEED``.
         """
         log_dir.mkdir(parents=True, exist_ok=True)
+        files, notes = self._fit(files)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             watch = Listener() if listener is None else listener
             watch.lines.clear()
@@ -129,9 +151,23 @@ class Trials:
             if attempt < MAX_ATTEMPTS:
                 time.sleep(0.5 * attempt)
         report = self._report(execution, watch)
-        write_json(log_dir / "metrics.json", _as_json(execution, report, watch), sync=False)
+        write_json(log_dir / "metrics.json", _as_json(execution, report, watch, notes), sync=False)
         outcome, reason = verdict(execution, report, self.task.rules.target)
+        if self.executor.smoke_steps and outcome in (Outcome.VALID, Outcome.INVALID):
+            outcome = Outcome.INVALID
+            reason = f"smoke run of {self.executor.smoke_steps} steps, which never counts"
         return Trial(execution, report, outcome, reason)
+
+    def _fit(self, files: Mapping[str, str]) -> tuple[Mapping[str, str], tuple[str, ...]]:
+        """Return the files as this machine's torch runs them, and a note for each change."""
+        source = files[self.task.script]
+        notes: tuple[str, ...] = ()
+        if self.torch_version is not None:
+            source, notes = self.task.family.adapt(source, self.torch_version)
+        if steps := self.executor.smoke_steps:
+            source, more = self.task.family.smoke(source, steps, self.rules.nproc)
+            notes += more
+        return {**files, self.task.script: source}, notes
 
     def _attempt(
         self, name: str, files: Mapping[str, str], log_dir: Path, seed: int, watch: Listener
@@ -141,7 +177,8 @@ class Trials:
         workspace.mkdir(parents=True)
         try:
             self._fill(workspace, files)
-            return self.executor.execute(self._job(name, workspace, log_dir, seed), watch)
+            job = self._job(name, workspace, log_dir, seed, files[self.task.script])
+            return self.executor.execute(job, watch)
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
 
@@ -152,8 +189,9 @@ class Trials:
         if self.data is not None:
             (workspace / "data").symlink_to(self.data, target_is_directory=True)
 
-    def _job(self, name: str, workspace: Path, log_dir: Path, seed: int) -> Job:
+    def _job(self, name: str, workspace: Path, log_dir: Path, seed: int, text: str) -> Job:
         source = self.task.rules.source
+        cache = cache_variables(self.cache, text) if self.cache else {}
         return Job(
             name=name,
             run_id=self.run_id,
@@ -163,7 +201,7 @@ class Trials:
             args=self.rules.args,
             launcher=self.rules.launcher,
             nproc=self.rules.nproc,
-            env={**self.rules.env, **self.env, SEED_VARIABLE: str(seed)},
+            env={**self.rules.env, **cache, SEED_VARIABLE: str(seed)},
             timeout_s=self.rules.timeout_s,
             stall_s=self.rules.stall_s,
             collect=() if source == "stdout" else (source,),
@@ -173,11 +211,12 @@ class Trials:
     def _report(self, execution: Execution, watch: Listener) -> Report:
         if self.task.rules.source == "stdout":
             return parse_log(watch.lines)
-        lines: list[str] = []
-        for path in execution.collected:
-            with path.open(encoding="utf-8", errors="backslashreplace") as file:
-                lines.extend(file)
-        return parse_log(lines)
+        return parse_log(line for path in execution.collected for line in _lines_of(path))
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        yield from read_lines(file)
 
 
 def verdict(execution: Execution, report: Report, target: float) -> tuple[Outcome | None, str]:
@@ -196,8 +235,11 @@ def verdict(execution: Execution, report: Report, target: float) -> tuple[Outcom
     return (Outcome.INVALID, reason) if reason else (Outcome.VALID, "")
 
 
-def _as_json(execution: Execution, report: Report, watch: Listener) -> dict[str, Any]:
+def _as_json(
+    execution: Execution, report: Report, watch: Listener, notes: Sequence[str]
+) -> dict[str, Any]:
     return {
+        "script_changes": list(notes),
         "ending": str(execution.ending),
         "exit_code": execution.exit_code,
         "wall_s": round(execution.wall_s, 3),

@@ -19,7 +19,8 @@ def register_scaffolds(register: Register) -> None:
 
 @hookimpl
 def register_coders(register: Register) -> None:
-    """Offer the controls that need no language model."""
+    """Offer the coder that asks a language model, and the controls that need none."""
+    register("llm", f"{_HERE}.coders.llm:LLMCoder")
     register("noop", f"{_HERE}.coders.noop:NoopCoder")
     register("oracle", f"{_HERE}.coders.oracle:OracleCoder")
     register("tuner", f"{_HERE}.coders.tuner:TunerCoder")
@@ -33,7 +34,8 @@ def register_executors(register: Register) -> None:
 
 @hookimpl
 def register_summarizers(register: Register) -> None:
-    """Offer the summarizer that needs no language model."""
+    """Offer the summarizer that asks a language model, and the one that needs none."""
+    register("llm", f"{_HERE}.summarizers.llm:LLMSummarizer")
     register("rules", f"{_HERE}.summarizers.rules:RulesSummarizer")
 
 
@@ -54,7 +56,8 @@ def register_commands(register: RegisterCommand) -> None:
 _COMMANDS = {
     "run": "Search a task: scaffold, coder, executor, history, FSR.",
     "tasks": "List the tasks of a family.",
-    "records": "List, show and compare the records of a family.",
+    "records": "List, show, compare and import the records of a family.",
+    "data": "Fetch, make up and check token shards.",
     "plugins": "List plugins, components and their options.",
     "show": "Show a run or one of its nodes.",
     "log": "Print the search tree of a run.",

@@ -58,6 +58,9 @@ class TorchrunOptions(Options):
     stall_s: float | None = Field(
         None, gt=0, description="limit without any output in seconds, instead of the task's"
     )
+    smoke_steps: int | None = Field(
+        None, ge=1, description="let scripts stop after so many steps, to try whether they work"
+    )
     lanes: int = Field(
         1, ge=1, le=64, description="jobs that run at once; more than 1 disturbs the timings"
     )
@@ -97,6 +100,16 @@ class TorchrunExecutor(Executor):
         """How many jobs may run at once; 1 unless the option says otherwise."""
         return int(self.options.lanes)
 
+    @property
+    def nproc(self) -> int | None:
+        """Number of processes of a job, if the option gives one."""
+        return None if self.options.nproc is None else int(self.options.nproc)
+
+    @property
+    def smoke_steps(self) -> int | None:
+        """Steps of a smoke run, if the option gives them."""
+        return None if self.options.smoke_steps is None else int(self.options.smoke_steps)
+
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; may be called from several threads at once."""
         job = self._with_options(job)
@@ -127,7 +140,7 @@ class TorchrunExecutor(Executor):
         return {**machine.hardware(), **machine.versions(python)}
 
     def _with_options(self, job: Job) -> Job:
-        chosen = {name: getattr(self.options, name) for name in ("nproc", "timeout_s", "stall_s")}
+        chosen = {name: getattr(self.options, name) for name in ("timeout_s", "stall_s")}
         job = replace(job, **{name: value for name, value in chosen.items() if value is not None})
         return replace(job, nproc=1) if job.launcher == "python" else job
 

@@ -1,0 +1,231 @@
+"""``speedkit records``: list, show and compare the records of a family."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from speedkit.cli.common import TaskName, json_option, print_table
+from speedkit.cli.families import FamilyName, complete_family, families
+from speedkit.cli.text import clean, echo, echo_diff, one_line, print_json, seconds
+from speedkit.core.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from speedkit.core.task import Record, Task
+
+HEADERS = ("family", "record", "category", "title", "time", "script")
+
+
+class ListByDefault(click.Group):
+    """A group whose first argument may be left out: then it is ``list``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``list`` before arguments that name no command of the group."""
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)
+        known = self.list_commands(ctx)
+        words = [a for a in args if not a.startswith("-")]
+        if len(words) > 1 and words[0] not in known:
+            ctx.fail(f"no command {words[0]!r}; {did_you_mean(words[0], known)}")
+        if not set(args[:1]) & {*known, "-h", "--help"}:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands of the group, and what ``list`` takes."""
+        return [*super().shell_complete(ctx, incomplete), *complete_family(incomplete)]
+
+
+@click.group("records", cls=ListByDefault)
+def command() -> None:
+    """List the records of a family; `speedkit records FAMILY` is short for `list FAMILY`."""
+
+
+@command.command("list", short_help="List records; the default.")
+@click.argument("family", required=False, type=FamilyName(), metavar="[FAMILY|PATH]")
+@json_option
+def list_records(family: str | None, as_json: bool) -> None:
+    """List the records of FAMILY, of the folder at PATH, or of all built-in families."""
+    records = [
+        describe(name, record) for name, found in families(family) for record in found.records
+    ]
+    if as_json:
+        print_json(records)
+    else:
+        print_table([_row(r) for r in records], HEADERS)
+
+
+def describe(family: str, record: Record) -> dict[str, Any]:
+    """Return the facts of a record as JSON values; ``family`` is what it was asked for by."""
+    return {
+        "family": family,
+        "index": record.index,
+        "title": record.title,
+        "category": record.category,
+        "description": record.description,
+        "changes": list(record.changes),
+        "time_ms": record.time_ms,
+        "hardware": record.hardware,
+        "path": None if record.path is None else str(record.path),
+        "has_script": record.has_script(),
+    }
+
+
+def _row(record: dict[str, Any]) -> list[Any]:
+    return [
+        one_line(record["family"]),
+        record["index"],
+        one_line(record["category"]) or None,
+        one_line(record["title"]),
+        seconds(record["time_ms"]),
+        _at_hand(record),
+    ]
+
+
+def _at_hand(record: dict[str, Any]) -> str | None:
+    if record["path"] is None:
+        return None
+    return "at hand" if record["has_script"] else "missing"
+
+
+@command.command("show", short_help="Show a record, or print its script.")
+@click.argument("family", type=FamilyName())
+@click.argument("index", type=int)
+@click.option("--source", is_flag=True, help="Print the script instead of the facts.")
+@json_option
+def show(family: str, index: int, source: bool, as_json: bool) -> None:
+    """Show the facts of record INDEX of FAMILY, or its script."""
+    ((name, found),) = families(family)
+    record = found.record(index)
+    if source:
+        _print_source(record.read())
+        return
+    facts = describe(name, record)
+    facts["tasks"] = [
+        f"{name}/{t.id}" for t in found.tasks.values() if index in (t.start.index, t.target.index)
+    ]
+    if as_json:
+        print_json(facts)
+    else:
+        _print_facts(facts, found.scripts_hint)
+
+
+def _print_source(text: str) -> None:
+    """Print a script: to a file or a pipe as it is, to a terminal without control characters."""
+    if sys.stdout.isatty():
+        text = clean(text)
+    click.echo(text.encode("utf-8"), nl=False)
+
+
+def _print_facts(facts: dict[str, Any], scripts_hint: str) -> None:
+    echo(f"record       {facts['index']} of {one_line(facts['family'])}: {clean(facts['title'])}")
+    time = seconds(facts["time_ms"]) or "–"
+    where = f" on {clean(facts['hardware'])}" if facts["time_ms"] and facts["hardware"] else ""
+    missing = "" if facts["has_script"] else f" (missing{scripts_hint})"
+    path = "–" if facts["path"] is None else f"{clean(facts['path'])}{missing}"
+    rows = {
+        "category": clean(facts["category"]) or "–",
+        "time": f"{time}{where}",
+        "tasks": ", ".join(map(clean, facts["tasks"])) or "–",
+        "script": path,
+        "description": clean(facts["description"]).strip() or "–",
+    }
+    for key, text in rows.items():
+        echo(f"{key:<12} {text}")
+    for change in facts["changes"]:
+        echo(f"  - {clean(change)}")
+
+
+@command.command("diff", short_help="Print the human change of a task.")
+@click.argument("task", type=TaskName(), metavar="TASK|ID")
+@click.option(
+    "--family",
+    default="nanogpt",
+    show_default=True,
+    type=FamilyName(),
+    help="Family of a task that is given by its id alone.",
+)
+def diff(task: str, family: str) -> None:
+    """Print what humans changed: the unified diff between the two records of a task.
+
+    TASK is FAMILY/ID or PATH/OF/FOLDER/ID; a number alone is a task of --family.
+    """
+    from speedkit.core.task import find_task
+
+    name = f"{family.rstrip('/')}/{task}" if task.isascii() and task.isdigit() else task
+    echo_diff(human_change(find_task(name)))
+
+
+def human_change(task: Task) -> Iterator[str]:
+    """Return the lines of the unified diff from the start to the target record of a task.
+
+    Raises:
+        FamilyError: a script is not at hand.
+    """
+    import difflib
+
+    lines = difflib.unified_diff(
+        _lines(task.start.read()),
+        _lines(task.target.read()),
+        f"{task.family.name}/record-{task.start.index}/{task.script}",
+        f"{task.family.name}/record-{task.target.index}/{task.script}",
+        lineterm="",
+    )
+    for line in lines:
+        yield from line.split("\n")
+
+
+def _lines(text: str) -> list[str]:
+    r"""Split at ``\n`` alone, and mark a last line without one as diff programs do."""
+    *whole, rest = text.split("\n")
+    return [*whole, f"{rest}\n\\ No newline at end of file"] if rest else whole
+
+
+@command.command("import")
+@click.option("--from", "source", metavar="PATH|URL", help="A clone of the repository, or its URL.")
+@click.option(
+    "--clock",
+    type=click.Choice(["consistent", "official"]),
+    default="consistent",
+    show_default=True,
+    help="Clock of records 1 to 3: from step 10 on, or with the compilation.",
+)
+@click.option("--family", default="nanogpt", show_default=True, type=FamilyName())
+def import_scripts(source: str | None, clock: str, family: str) -> None:
+    """Import the record scripts of a family, each checked by its hash.
+
+    A clone is only read. Without --from the family's own repository is cloned.
+    """
+    from speedkit.core.errors import UsageError
+    from speedkit.core.task import find_family
+    from speedkit.records.nanogpt.importer import Imported, import_records
+
+    found = find_family(family)
+    if found.scripts != "cache":
+        raise UsageError(f"the scripts of {found.name} stand in {found.root}; nothing to import")
+
+    def tell(one: Imported) -> None:
+        notes = f" ({'; '.join(one.notes)})" if one.notes else ""
+        state = "there already" if one.kept else f"imported{notes}"
+        click.echo(f"record {one.record.index}: {clean(state)}", err=True)
+
+    report = import_records(source, found, clock=clock, on_record=tell)  # type: ignore[arg-type]
+    echo(f"{len(report.stored)} imported, {len(report.records)} at hand in {found.script_root}")
+
+
+@command.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--family", default="nanogpt", show_default=True, type=FamilyName())
+def export_scripts(folder: Path, family: str) -> None:
+    """Copy the imported scripts to FOLDER, with their originals where they were changed."""
+    from speedkit.core.task import find_family
+    from speedkit.records.nanogpt.importer import export_records
+
+    for path in export_records(find_family(family), folder):
+        echo(str(path))

@@ -1,0 +1,1 @@
+"""The NanoGPT speedrun: manifest, importer, data and what its scripts need to run."""

@@ -1,0 +1,108 @@
+"""A real controller, killed with SIGKILL or interrupted, then resumed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import speedkit
+from tests.conftest import TOY
+from tests.core.test_resume import check_once, facts
+
+MOMENTS = 20
+NODES = 6
+
+
+@pytest.fixture
+def family(tmp_path):
+    """Return the toy family with scripts that take a while."""
+    folder = tmp_path / "family"
+    shutil.copytree(TOY, folder)
+    for script in (folder / "scripts").glob("*.py"):
+        script.write_text("import time\ntime.sleep(0.1)\n" + script.read_text())
+    return folder
+
+
+def start(family, out, *extra):
+    command = [sys.executable, "-m", "speedkit.cli", "run", f"{family}/1", "--out", str(out)]
+    command += ["--nodes", str(NODES), "--seed", "5", "--scaffold", "multi_aide"]
+    command += ["--display", "none", *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def survivors(path):
+    """Return the processes that carry the mark of a run."""
+    run_id = speedkit.core.history.RunDirectory(path).run_id
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SPEEDKIT_JOB", "").startswith(run_id):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until(condition, limit_s=15.0):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_kill_at_many_moments_leads_to_the_same_tree(family, tmp_path):
+    began = time.monotonic()
+    assert start(family, tmp_path / "whole").wait() == 0
+    duration = time.monotonic() - began
+    whole = speedkit.open_run(tmp_path / "whole")
+    cut_short = 0
+    for moment in range(MOMENTS):
+        path = tmp_path / f"run-{moment}"
+        process = start(family, path, "--calibration", "fresh")
+        time.sleep(0.3 + moment / MOMENTS * duration)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        if not (path / "run.toml").exists():
+            continue
+        cut_short += len(speedkit.open_run(path)) <= NODES
+        resumed = speedkit.run(resume=path)
+        assert facts(resumed) == facts(whole), f"killed at moment {moment}"
+        check_once(path)
+        assert not survivors(path)
+        shutil.rmtree(path)
+    assert cut_short >= MOMENTS // 4
+
+
+def test_the_job_of_a_killed_controller_is_gone_before_the_next_starts(family, tmp_path):
+    script = family / "scripts/slow.py"
+    script.write_text("import time\ntime.sleep(60)\n" + script.read_text())
+    path = tmp_path / "run"
+    process = start(family, path)
+    wait_until(lambda: (path / "run.toml").exists() and survivors(path))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not survivors(path), limit_s=3)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(family, tmp_path, signum):
+    path = tmp_path / "run"
+    process = start(family, path)
+    wait_until(lambda: Path(path / "events.jsonl").exists() and survivors(path))
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert f"speedkit run --resume {path}" in err
+    assert "Traceback" not in err
+    assert not survivors(path)
+    assert speedkit.open_run(path).status == "interrupted"
+    assert speedkit.run(resume=path).status == "finished"
