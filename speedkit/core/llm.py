@@ -106,6 +106,16 @@ class LLM:
         """Whether every reply comes from the cache."""
         return self.settings.cache_mode == "replay"
 
+    @property
+    def provider(self) -> Provider:
+        """What is known of the model's provider: prices, limits, the variable of its key."""
+        return self._provider
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._sender.stopped
+
     def using(self, **changes: Any) -> LLM:
         """Return a client with other settings that shares the ledger and the redactor."""
         settings = LLMSettings.model_validate({**self.settings.model_dump(), **changes})

@@ -91,6 +91,11 @@ class Sender:
         self._under_way: set[concurrent.futures.Future[Answer]] = set()
         self._lock = threading.Lock()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """End all calls under way, and refuse new ones, with :class:`LLMStopped`."""
         self._stopping.set()

@@ -19,8 +19,9 @@ def register_scaffolds(register: Register) -> None:
 
 @hookimpl
 def register_coders(register: Register) -> None:
-    """Offer the coder that asks a language model, and the controls that need none."""
+    """Offer the coders that ask a language model, and the controls that need none."""
     register("llm", f"{_HERE}.coders.llm:LLMCoder")
+    register("aider", f"{_HERE}.coders.aider:AiderCoder")
     register("noop", f"{_HERE}.coders.noop:NoopCoder")
     register("oracle", f"{_HERE}.coders.oracle:OracleCoder")
     register("tuner", f"{_HERE}.coders.tuner:TunerCoder")
@@ -64,5 +65,6 @@ _COMMANDS = {
     "diff": "Compare the code of two nodes.",
     "calibrate": "Measure the start and target record of a task on this machine.",
     "metrics": "Read training logs strictly.",
+    "aider": "Install aider in an environment of its own, and say which one is used.",
     "config": "Show the resolved configuration.",
 }
