@@ -1,0 +1,1 @@
+"""mini: a small speedrun of byte-level language models that fits two CPU cores."""

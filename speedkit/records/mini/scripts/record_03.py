@@ -1,0 +1,320 @@
+"""Record 3: Muon for the matrices of the blocks, and norms without parameters."""
+
+import glob
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Hyperparameters:
+    """Everything that a search may want to change."""
+
+    # data
+    train_files: str = "data/mini_train_*.bin"
+    val_files: str = "data/mini_val_*.bin"
+    val_tokens: int = 32768
+    val_seq_len: int = 128
+    # model
+    vocab_size: int = 256
+    num_layers: int = 3
+    num_heads: int = 4
+    model_dim: int = 64
+    # optimization
+    num_iterations: int = 123
+    batch_size: int = 8  # sequences a step, over all ranks
+    seq_len: int = 128
+    learning_rate: float = 0.01  # of AdamW, for the embedding
+    muon_learning_rate: float = 0.03
+    muon_momentum: float = 0.95
+    ns_steps: int = 5
+    cooldown_fraction: float = 0.4
+    # evaluation and logging
+    val_loss_every: int = 31
+    log_every: int = 10
+    seed: int = int(os.environ.get("SPEEDKIT_SEED", "0"))
+
+
+# ---------------------------------------------------------------------------------------------
+# The optimizer
+
+
+def orthogonalize(G: Tensor, steps: int) -> Tensor:
+    """Push the singular values of G towards 1 by a quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G / (G.norm() + 1e-7)
+    if G.size(0) > G.size(1):
+        X = X.T
+    for _ in range(steps):
+        A = X @ X.T
+        X = a * X + (b * A + c * A @ A) @ X
+    return X.T if G.size(0) > G.size(1) else X
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose update is orthogonalized, for matrices in the hidden layers."""
+
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, momentum: float, ns_steps: int
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "ns_steps": ns_steps})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"])
+                # q, k and v share one weight but are matrices of their own
+                parts = update.split(p.size(1)) if p.size(0) == 3 * p.size(1) else [update]
+                update = torch.cat([orthogonalize(part, group["ns_steps"]) for part in parts])
+                scale = max(1.0, parts[0].size(0) / parts[0].size(1)) ** 0.5
+                p.sub_(update, alpha=group["lr"] * scale)
+
+
+# ---------------------------------------------------------------------------------------------
+# The model
+
+
+def norm(x: Tensor) -> Tensor:
+    """Scale the last dimension to a root mean square of 1."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+class Rotary(nn.Module):
+    """Rotate pairs of channels by an angle that grows with the position."""
+
+    def __init__(self, head_dim: int, max_seq_len: int = 1024) -> None:
+        super().__init__()
+        frequency = 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+        angle = torch.outer(torch.arange(max_seq_len), frequency)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate queries or keys: (B, heads, T, head_dim) to the same."""
+        cos, sin = self.cos[: x.size(-2)], self.sin[: x.size(-2)]
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.rotary = Rotary(dim // num_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim)."""
+        B, T, dim = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(self.rotary(q), self.rotary(k), v, is_causal=True)
+        return self.proj(y.transpose(1, 2).reshape(B, T, dim))
+
+
+class MLP(nn.Module):
+    """Two layers, the hidden one four times as wide."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim, 4 * dim, bias=False)
+        self.proj = nn.Linear(4 * dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim)."""
+        return self.proj(F.gelu(self.fc(x)))
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each added to the residual stream."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(dim, num_heads)
+        self.mlp = MLP(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim)."""
+        x = x + self.attn(norm(x))
+        return x + self.mlp(norm(x))
+
+
+class GPT(nn.Module):
+    """The language model."""
+
+    def __init__(self, args: Hyperparameters) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(args.vocab_size, args.model_dim)
+        self.blocks = nn.ModuleList(
+            Block(args.model_dim, args.num_heads) for _ in range(args.num_layers)
+        )
+        self.head = nn.Linear(args.model_dim, args.vocab_size, bias=False)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens, (B, T) int64, to the logits of the next ones, (B, T, vocab_size)."""
+        x = norm(self.embed(tokens))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(norm(x))
+
+
+# ---------------------------------------------------------------------------------------------
+# The data
+
+
+def load_shard(path: str) -> Tensor:
+    """Return the tokens of a .bin file: 256 int32 of header, then uint16 tokens."""
+    header = torch.from_file(path, size=256, dtype=torch.int32)
+    assert header[0] == 20240520, f"{path}: magic number mismatch"
+    assert header[1] == 1, f"{path}: unsupported version"
+    count = int(header[2])
+    assert os.path.getsize(path) == 2 * (512 + count), f"{path}: wrong number of tokens"
+    return torch.from_file(path, size=512 + count, dtype=torch.uint16)[512:].to(torch.int64)
+
+
+def load_tokens(pattern: str) -> Tensor:
+    """Return the tokens of all shards whose names match."""
+    files = sorted(glob.glob(pattern))
+    assert files, f"no file matches {pattern}"
+    return torch.cat([load_shard(file) for file in files])
+
+
+def train_batches(args: Hyperparameters, rank: int, world_size: int) -> Iterator[Tensor]:
+    """Yield this rank's share of every batch, without end."""
+    tokens = load_tokens(args.train_files)
+    size = args.batch_size * args.seq_len
+    while True:
+        for start in range(0, len(tokens) - size, size):
+            yield rank_slice(tokens[start : start + size + 1], rank, world_size)
+
+
+def rank_slice(tokens: Tensor, rank: int, world_size: int) -> Tensor:
+    """Return this rank's equal share of the inputs, and one more token as the last target."""
+    size = (len(tokens) - 1) // world_size
+    return tokens[rank * size : (rank + 1) * size + 1]
+
+
+# ---------------------------------------------------------------------------------------------
+# The run
+
+
+def print0(text: str) -> None:
+    """Print from rank 0 alone."""
+    if dist.get_rank() == 0:
+        print(text, flush=True)
+
+
+def loss_of(model: nn.Module, tokens: Tensor, seq_len: int) -> Tensor:
+    """Return the mean cross-entropy, in nats a token, over sequences of seq_len tokens."""
+    logits = model(tokens[:-1].view(-1, seq_len))
+    return F.cross_entropy(logits.flatten(0, 1), tokens[1:])
+
+
+@torch.no_grad()
+def validate(model: nn.Module, tokens: Tensor, seq_len: int) -> float:
+    """Return the mean loss over the tokens of all ranks."""
+    size = 32 * seq_len
+    parts = [tokens[start : start + size + 1] for start in range(0, len(tokens) - 1, size)]
+    loss = torch.stack([loss_of(model, part, seq_len) for part in parts]).mean()
+    dist.all_reduce(loss)
+    return loss.item() / dist.get_world_size()
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average the gradients over the ranks, all in one message."""
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = grad.view_as(p)
+
+
+def schedule(args: Hyperparameters, step: int) -> float:
+    """Return the factor of the learning rates: a plateau, then a linear decay to zero."""
+    cooldown = (args.num_iterations - step) / (args.cooldown_fraction * args.num_iterations)
+    return min(1.0, cooldown)
+
+
+def main() -> None:
+    """Train, validate and save."""
+    args = Hyperparameters()
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(args.seed)
+    model = GPT(args)
+    parameters = list(model.parameters())
+    adam = torch.optim.AdamW(
+        model.embed.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    )
+    muon = Muon(
+        list(model.blocks.parameters()),
+        lr=args.muon_learning_rate,
+        momentum=args.muon_momentum,
+        ns_steps=args.ns_steps,
+    )
+    train_loader = train_batches(args, rank, world_size)
+    val_tokens = rank_slice(load_tokens(args.val_files)[: args.val_tokens + 1], rank, world_size)
+    print0(f"{sum(p.numel() for p in parameters)} parameters, {world_size} ranks, {args}")
+
+    # the first pass allocates memory and connects the ranks: not part of the measured time
+    loss_of(model, torch.zeros_like(next(train_loader)), args.seq_len).backward()
+    average_gradients(parameters)
+    model.zero_grad()
+
+    train_time = 0.0  # seconds, without validation
+    dist.barrier()
+    started = time.perf_counter()
+    for step in range(args.num_iterations + 1):
+        last_step = step == args.num_iterations
+        if last_step or (step > 0 and step % args.val_loss_every == 0):
+            dist.barrier()
+            train_time += time.perf_counter() - started
+            val_loss = validate(model, val_tokens, args.val_seq_len)
+            print0(
+                f"step:{step}/{args.num_iterations} val_loss:{val_loss:.4f} "
+                f"train_time:{1000 * train_time:.0f}ms step_avg:{1000 * train_time / step:.2f}ms"
+            )
+            dist.barrier()
+            started = time.perf_counter()
+        if last_step:
+            break
+
+        loss_of(model, next(train_loader), args.seq_len).backward()
+        average_gradients(parameters)
+        factor = schedule(args, step)
+        adam.param_groups[0]["lr"] = args.learning_rate * factor
+        muon.param_groups[0]["lr"] = args.muon_learning_rate * factor
+        adam.step()
+        muon.step()
+        model.zero_grad()
+
+        if (step + 1) % args.log_every == 0:
+            so_far = 1000 * (train_time + time.perf_counter() - started)
+            print0(
+                f"step:{step + 1}/{args.num_iterations} "
+                f"train_time:{so_far:.0f}ms step_avg:{so_far / (step + 1):.2f}ms"
+            )
+
+    if rank == 0:
+        torch.save(model.state_dict(), "model.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
