@@ -73,14 +73,15 @@ def command(
     config = resolve_config(task, config_file, flags)
     _check_kinds(option)
     found = find_task(config.task)
+    count = config.calibration_runs or 3
     try:
         made = calibrate(
             config.task,
-            runs=config.calibration_runs,
+            runs=count,
             executor=config.executor,
             options=config.options.get("executor"),
             plugins=plugins_of(ctx, load, block),
-            on_run=lambda which, k, trial: _say(which, k, config.calibration_runs, trial),
+            on_run=lambda which, k, trial: _say(which, k, count, trial),
         )
     except KeyboardInterrupt:
         click.echo("interrupted; nothing was kept", err=True)

@@ -90,6 +90,9 @@ def _config_options() -> list[Callable[[F], F]]:
             help="Set an option of a component.",
         ),
         click.option("--hints", metavar="1,2,3|none", help="Hint levels given to the coder."),
+        click.option(
+            "--hints-from", metavar="shipped|generated|DIR", help="Whose hints; default: shipped."
+        ),
         click.option("--nodes", type=int, help="Number of nodes besides the start record."),
         click.option("--seed", type=int, help="Seed of the search."),
         click.option("--model", help="Language model, as litellm names it."),
@@ -123,12 +126,17 @@ def _config_options() -> list[Callable[[F], F]]:
 def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, Any]) -> Any:
     """Return the checked configuration from the flags of a command.
 
+    ``--hints-from``, which is short for an option, is moved among the options of ``flags``.
+
     Raises:
         ConfigError: with one line for each mistake.
     """
     from speedkit.core.config import load_config, parse_options
     from speedkit.core.errors import ConfigError, did_you_mean
 
+    source = flags.pop("hints_from", None)
+    if source:
+        flags["option"] = (*flags.get("option", ()), _hints_source(source))
     values: dict[str, Any] = {k: v for k, v in flags.items() if v not in (None, ())}
     problems: list[str] = []
     for choice in values.pop("plugin", ()):
@@ -150,7 +158,16 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return load_config({"task": task, **values}, config_file)
+    config = load_config({"task": task, **values}, config_file)
+    if source and "hints" not in config.knowledge_names:
+        raise ConfigError(["--hints-from: no hints are given to the coder; add --hints 1,2,3"])
+    return config
+
+
+def _hints_source(value: str) -> str:
+    """Return the setting that says whose hints are used; a folder is made absolute."""
+    named = value in ("shipped", "generated")
+    return f"knowledge.hints.source={value if named else Path(value).expanduser().resolve()}"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -96,13 +96,34 @@ def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
         "nodes": config.nodes or task.family.defaults.nodes or 20,
         "seed": config.seed,
         "components": components.manifest,
+        "prompt": _plan_prompt(config, plugins, components.coder),
     }
     if as_json:
         print_json(plan)
-        return
+    else:
+        _print_plan_text(plan)
+
+
+def _plan_prompt(config: Any, plugins: Any, coder: Any) -> dict[str, Any] | None:
+    """Return what the coder would ask for node 1 and its size; None if it asks no model."""
+    from speedkit.core.preview import Prompting, first_prompt, prompt_tokens
+
+    if not isinstance(coder, Prompting):
+        return None
+    system, messages = first_prompt(config, plugins)
+    tokens = prompt_tokens(system, messages, config.model)
+    return {"system": system, "messages": messages, "estimated_tokens": tokens}
+
+
+def _print_plan_text(plan: dict[str, Any]) -> None:
+    from speedkit.cli.prompts import print_prompt
+
     click.echo(f"task    {plan['task']}: {plan['start']} → {plan['target']}")
-    click.echo(f"nodes   {plan['nodes']}, seed {config.seed}")
-    for kind, entry in components.manifest.items():
+    click.echo(f"nodes   {plan['nodes']}, seed {plan['seed']}")
+    for kind, entry in plan["components"].items():
         for one in entry if isinstance(entry, list) else [entry]:
             options = ", ".join(f"{k}={v}" for k, v in one["options"].items())
             click.echo(f"{kind:<11} {one['name']}  {options}")
+    if prompt := plan["prompt"]:
+        click.echo(f"prompt      of node 1, about {prompt['estimated_tokens']:,} tokens\n")
+        print_prompt(prompt["system"], prompt["messages"])

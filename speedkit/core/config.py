@@ -60,7 +60,9 @@ class RunConfig(BaseModel):
         description="times of the start and target record: measured once per machine (auto), "
         "measured for this run (fresh), or taken from the family's manifest (reference)",
     )
-    calibration_runs: int = Field(3, ge=1, description="runs of each record in a calibration")
+    calibration_runs: int | None = Field(
+        None, ge=1, description="runs of each record in a calibration; default: the family's, or 3"
+    )
     model: str | None = Field(None, description="language model, as litellm names it")
     api_base: str | None = Field(None, description="URL of an OpenAI-compatible server")
     max_cost: float | None = Field(None, ge=0, description="limit on model calls, in dollars")

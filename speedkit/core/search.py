@@ -202,7 +202,9 @@ class Search:
         self._client: LLM | None = None
         self._redactor = Redactor.from_environment()
         self._git = GitHistory(run.directory.path / "repo")
-        self._budget = config.nodes or self.task.family.defaults.nodes or 20
+        defaults = self.task.family.defaults
+        self._budget = config.nodes or defaults.nodes or 20
+        self._calibration_runs = config.calibration_runs or defaults.calibration_runs or 3
         self._knowledge: tuple[KnowledgeEntry, ...] = ()
 
     def go(self) -> str:
@@ -315,7 +317,7 @@ class Search:
             if stored is not None:
                 return stored
         folder = self.run.directory.path / "calibration"
-        runs = self.config.calibration_runs
+        runs = self._calibration_runs
         made = calibrations.measure(
             self.task, self.trials, folder, runs, self._on_calibration_run, self._listener
         )
@@ -327,7 +329,7 @@ class Search:
             "calibration_run",
             record=which,
             run=k,
-            of=self.config.calibration_runs,
+            of=self._calibration_runs,
             metrics=metrics_to_dict(trial.metrics),
             reason=trial.reason,
             wall_s=round(trial.execution.wall_s, 3),

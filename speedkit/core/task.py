@@ -152,6 +152,7 @@ class Defaults(_Strict):
     """Settings of a run that suit the family."""
 
     nodes: int | None = Field(default=None, ge=1)
+    calibration_runs: int | None = Field(default=None, ge=1)
 
 
 class Source(_Strict):

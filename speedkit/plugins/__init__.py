@@ -42,9 +42,11 @@ def register_summarizers(register: Register) -> None:
 
 @hookimpl
 def register_knowledge(register: Register) -> None:
-    """Offer hints and files."""
+    """Offer hints, files, and guides to what some tasks need."""
     register("hints", f"{_HERE}.knowledge.hints:HintsKnowledge")
     register("files", f"{_HERE}.knowledge.files:FilesKnowledge")
+    register("flexattention", f"{_HERE}.knowledge.flexattention:FlexAttentionKnowledge")
+    register("muon", f"{_HERE}.knowledge.muon:MuonKnowledge")
 
 
 @hookimpl
@@ -66,5 +68,8 @@ _COMMANDS = {
     "calibrate": "Measure the start and target record of a task on this machine.",
     "metrics": "Read training logs strictly.",
     "aider": "Install aider in an environment of its own, and say which one is used.",
+    "doctor": "Say what this machine can run, and how to get what is missing.",
+    "hints": "Let a model write the hints of a task, and show them.",
+    "prompts": "List and show prompt templates, or the first prompt of a run.",
     "config": "Show the resolved configuration.",
 }
