@@ -76,9 +76,9 @@ def test_ranks_are_captured_apart_and_end_at_once_whatever_they_ignore(bench):
         import json, os, signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         subprocess.Popen(["sleep", "62"], start_new_session=True)
+        print("error of", os.environ["RANK"], file=sys.stderr)
         print(json.dumps([os.environ["RANK"], os.environ["WORLD_SIZE"], sys.argv,
                           os.environ["PYTHONUNBUFFERED"], os.readlink("/proc/self/fd/0")]))
-        print("error of", os.environ["RANK"], file=sys.stderr)
         time.sleep(60)
     """
     done = run(bench, script, args=["--x"], cancel=cancel)
