@@ -53,11 +53,6 @@ def diff_nodes(run: Run, old: Node, new: Node, *, stat: bool = False) -> str:
 
     history = GitHistory(run.directory.path / "repo")
     try:
-        if not stat:
-            return history.diff(old.commit, new.commit)
-        text: str = history.repo.git.diff(
-            "--no-ext-diff", "--no-textconv", "--no-color", "--stat", old.commit, new.commit
-        )
-        return text
+        return history.diff(old.commit, new.commit, stat=stat)
     finally:
         history.close()

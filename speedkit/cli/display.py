@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from speedkit.cli.text import seconds
 from speedkit.core.files import printable
 from speedkit.core.metrics import Metrics
 
@@ -158,8 +159,8 @@ def _calibration_run(event: Mapping[str, Any]) -> str:
 def _calibrated(event: Mapping[str, Any]) -> str:
     c = event["calibration"]
     return (
-        f"calibration ({c['source']}): start {_seconds(c['start_ms'])}, "
-        f"target {_seconds(c['target_ms'])}"
+        f"calibration ({c['source']}): start {seconds(c['start_ms'])}, "
+        f"target {seconds(c['target_ms'])}"
     )
 
 
@@ -191,11 +192,7 @@ def _metrics(values: Mapping[str, Any] | None) -> str:
     loss = values["val_loss"]
     shown = f"{loss:.4f}" if isinstance(loss, float) else str(loss)
     time_ms = values["train_time_ms"]
-    return f"val_loss {shown}" + (f", {_seconds(time_ms)}" if time_ms is not None else "")
-
-
-def _seconds(ms: float) -> str:
-    return f"{ms / 1000:.2f} s"
+    return f"val_loss {shown}" + (f", {seconds(time_ms)}" if time_ms is not None else "")
 
 
 # --- the result ---------------------------------------------------------------------------
@@ -224,7 +221,7 @@ def _row(tree: RunTree, node: Any) -> list[Any]:
         str(node.stage),
         str(node.outcome),
         f"{metrics.val_loss:.4f}" if metrics else None,
-        _seconds(metrics.train_time_ms) if metrics and metrics.train_time_ms is not None else None,
+        seconds(metrics.train_time_ms) if metrics else None,
         None if fsr is None else f"{fsr:+.3f}",
         printable(what.strip().split("\n")[0])[:60],
     ]

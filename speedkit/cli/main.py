@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from speedkit import __version__
+from speedkit.cli.common import plugins_of
 from speedkit.core.errors import SpeedkitError, did_you_mean
-from speedkit.core.plugins import Plugins, broken_line
+from speedkit.core.plugins import Plugins
 
 EPILOG = """Exit status: 0 done; 1 something went wrong; 2 the request was at fault; 4 a limit
 on cost or tokens was reached, the run can be resumed; 130 interrupted.
@@ -24,12 +25,7 @@ class PluginGroup(click.Group):
 
     def plugins(self, ctx: click.Context) -> Plugins:
         """Return the plugins of this process, loading them on first use."""
-        root = ctx.find_root()
-        if not isinstance(root.obj, Plugins):
-            root.obj = Plugins(root.params.get("load") or (), root.params.get("block") or ())
-            for broken in root.obj.broken:
-                click.echo(broken_line(broken), err=True)
-        return root.obj
+        return plugins_of(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -93,7 +93,7 @@ def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
         "task": task.name,
         "start": task.start.title,
         "target": task.target.title,
-        "nodes": config.nodes or task.family.defaults.nodes or 20,
+        "nodes": config.budget(task.family),
         "seed": config.seed,
         "components": components.manifest,
         "prompt": _plan_prompt(config, plugins, components.coder),

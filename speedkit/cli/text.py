@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from speedkit.core.search import Run
 
 _NOT_SHOWN_RAW = re.compile(r"[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _DIFF_COLORS = (("---", None), ("+++", None), ("@@", "cyan"), ("-", "red"), ("+", "green"))
 MAX_SUBJECT = 72
 """Characters of a hypothesis shown in a list."""
@@ -32,7 +31,7 @@ def seconds(ms: float | None) -> str | None:
 
 def clean(text: str) -> str:
     """Return text from outside, fit for a terminal: no control characters, no half of a pair."""
-    return _SURROGATES.sub("\ufffd", printable(text))
+    return printable(text)
 
 
 def one_line(text: str, limit: int = MAX_SUBJECT) -> str:

@@ -15,6 +15,7 @@ from speedkit.core.plugins import REGISTER_HOOKS
 
 if TYPE_CHECKING:
     from speedkit.core.llm_types import LLMSettings
+    from speedkit.core.task import Family
 
 ENV_PREFIX = "SPEEDKIT_"
 RESERVED_ENV = (
@@ -130,6 +131,10 @@ class RunConfig(BaseModel):
             return LLMSettings.model_validate({**values, **self.llm})
         except ValidationError as error:
             raise ConfigError(explain(error, LLMSettings, prefix="llm.")) from None
+
+    def budget(self, family: Family) -> int:
+        """Return how many nodes a run on a family may have besides the start record."""
+        return self.nodes or family.defaults.nodes or 20
 
     @property
     def coder_name(self) -> str:

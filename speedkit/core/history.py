@@ -182,10 +182,10 @@ class GitHistory:
             self._unsynced.clear()  # notes can be made again from the journal
         self._write_ref(self.NOTES, note)
 
-    def diff(self, old: str, new: str, *, color: bool = False) -> str:
-        """Return the unified diff between two commits."""
-        flag = "--color=always" if color else "--no-color"
-        diff: str = self.repo.git.diff("--no-ext-diff", "--no-textconv", flag, old, new)
+    def diff(self, old: str, new: str, *, stat: bool = False) -> str:
+        """Return the unified diff between two commits, or its statistics."""
+        flags = ["--no-ext-diff", "--no-textconv", "--no-color", *(["--stat"] if stat else [])]
+        diff: str = self.repo.git.diff(*flags, old, new)
         return diff
 
     def close(self) -> None:

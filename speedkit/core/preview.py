@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,10 +13,10 @@ from speedkit.core.components import CodeRequest, Proposal, Services
 from speedkit.core.config import RunConfig
 from speedkit.core.errors import UsageError
 from speedkit.core.llm_types import Message, estimate_tokens
-from speedkit.core.metrics import Metrics
 from speedkit.core.node import Node, Outcome, Stage, Tree
 from speedkit.core.plugins import Plugins
 from speedkit.core.redact import Redactor
+from speedkit.core.search import node_seed, root_metrics, root_node, step_rng, takes_reference
 from speedkit.core.task import Task, find_task
 
 if TYPE_CHECKING:
@@ -84,24 +84,22 @@ def _first_request(
         siblings=len(children),
         files=files,
         knowledge=tuple(entry for k in parts.knowledge for entry in k.entries(task)),
-        seed=random.Random(f"{config.seed}/node/1").getrandbits(63),
+        seed=node_seed(config.seed, 1),
         log_dir=Path("nodes", "0001"),
         read_files=lambda _: files,
     )
 
 
 def _first_step(config: RunConfig, parts: Components, tree: Tree) -> Sequence[Proposal]:
-    children = parts.scaffold.propose(tree.snapshot(), random.Random(f"{config.seed}/1"))
+    children = parts.scaffold.propose(tree.snapshot(), step_rng(config.seed, 1))
     return tuple(children) or (Proposal(0, Stage.DRAFT),)
 
 
 def _root(config: RunConfig, parts: Components, task: Task) -> Node:
-    title = f"Record {task.start.index}: {task.start.title}"
     metrics = None
-    if config.calibration == "reference" or parts.executor.smoke_steps:
-        time_ms = round(calibrations.from_reference(task).start_ms)
-        metrics = Metrics(0, None, task.rules.target, time_ms)
-    return Node(0, None, Stage.ROOT, 0, hypothesis=title, outcome=Outcome.VALID, metrics=metrics)
+    if takes_reference(config, parts.executor):
+        metrics = root_metrics(task, calibrations.from_reference(task))
+    return replace(root_node(task), outcome=Outcome.VALID, metrics=metrics)
 
 
 def _no_model() -> LLM:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from speedkit.core import calibration as calibrations
 from speedkit.core.assemble import Components
 from speedkit.core.calibration import Calibration
-from speedkit.core.components import CodeRequest, Draft, KnowledgeEntry, Proposal, SummaryRequest
+from speedkit.core.components import (
+    CodeRequest,
+    Draft,
+    Executor,
+    KnowledgeEntry,
+    Proposal,
+    SummaryRequest,
+)
 from speedkit.core.config import RunConfig
 from speedkit.core.errors import BudgetReached, ExecutorError, SpeedkitError, StopRun
 from speedkit.core.files import printable, read_tail, write_atomic
@@ -202,9 +209,10 @@ class Search:
         self._client: LLM | None = None
         self._redactor = Redactor.from_environment()
         self._git = GitHistory(run.directory.path / "repo")
-        defaults = self.task.family.defaults
-        self._budget = config.nodes or defaults.nodes or 20
-        self._calibration_runs = config.calibration_runs or defaults.calibration_runs or 3
+        self._budget = config.budget(self.task.family)
+        self._calibration_runs = (
+            config.calibration_runs or self.task.family.defaults.calibration_runs or 3
+        )
         self._knowledge: tuple[KnowledgeEntry, ...] = ()
 
     def go(self) -> str:
@@ -309,7 +317,7 @@ class Search:
             self._record("job_ended", job=job, ending="lost")
 
     def _calibrate(self) -> Calibration:
-        if self.config.calibration == "reference" or self.parts.executor.smoke_steps:
+        if takes_reference(self.config, self.parts.executor):
             return calibrations.from_reference(self.task)
         fingerprint = self.trials.fingerprint
         if self.config.calibration == "auto":
@@ -336,28 +344,23 @@ class Search:
         )
 
     def _create_root(self) -> None:
-        title = f"Record {self.task.start.index}: {self.task.start.title}"
-        root = Node(0, None, Stage.ROOT, 0, hypothesis=title)
+        root = root_node(self.task)
         commit = self._git.commit(root, self.task.start_files(), None)
-        self._record(
-            "node_created",
-            **_created(root, commit, Draft({}, title), coder=""),
-        )
+        self._record("node_created", **_created(root, commit, Draft({}, root.hypothesis), coder=""))
 
     def _finish_root(self) -> None:
         """Node 0 is the start record; its outcome is the calibration's."""
         calibration = self.run.calibration
         assert calibration is not None
-        losses = calibration.start_losses
-        loss = sorted(losses)[len(losses) // 2] if losses else self.task.rules.target
-        time_ms = round(calibration.start_ms)
+        metrics = root_metrics(self.task, calibration)
+        source = calibration.source
         self._record(
             "node_finished",
             id=0,
             outcome="valid",
             reason="",
-            metrics=metrics_to_dict(Metrics(0, None, loss, time_ms)),
-            summary=f"The start record: {time_ms} ms to the target ({calibration.source}).",
+            metrics=metrics_to_dict(metrics),
+            summary=f"The start record: {metrics.train_time_ms} ms to the target ({source}).",
             wall_s=None,
         )
         self._annotate(self.run.tree.root)
@@ -374,7 +377,7 @@ class Search:
         if room <= 0:
             return None
         step = plan.step + 1 if plan else 1
-        rng = random.Random(f"{self.config.seed}/{step}")
+        rng = step_rng(self.config.seed, step)
         children = tuple(self.parts.scaffold.propose(tree.snapshot(), rng))[:room]
         if not children:
             return None
@@ -473,7 +476,7 @@ class Search:
             siblings=len(plan.children),
             files=self._git.files(parent.commit),
             knowledge=self._knowledge,
-            seed=random.Random(f"{self.config.seed}/node/{node_id}").getrandbits(63),
+            seed=node_seed(self.config.seed, node_id),
             log_dir=log_dir,
             read_files=lambda i: self._git.files(before[i].commit),
         )
@@ -574,6 +577,34 @@ class Search:
         self._record("run_finished", status=status)
         self._notify("run_finished", run=self.run, status=status)
         return status
+
+
+def step_rng(seed: int, step: int) -> random.Random:
+    """Return the only source of chance of a step, given the seed of the run."""
+    return random.Random(f"{seed}/{step}")
+
+
+def node_seed(seed: int, node_id: int) -> int:
+    """Return the seed of a node's own, given that of the run."""
+    return random.Random(f"{seed}/node/{node_id}").getrandbits(63)
+
+
+def takes_reference(config: RunConfig, executor: Executor) -> bool:
+    """Whether the times of both records are the manifest's, so that nothing is measured."""
+    return config.calibration == "reference" or bool(executor.smoke_steps)
+
+
+def root_node(task: Task) -> Node:
+    """Return node 0 of a task before its outcome is known."""
+    title = f"Record {task.start.index}: {task.start.title}"
+    return Node(0, None, Stage.ROOT, 0, hypothesis=title)
+
+
+def root_metrics(task: Task, calibration: Calibration) -> Metrics:
+    """Return what a calibration says of node 0: the median time, and a middle loss."""
+    losses = calibration.start_losses
+    loss = sorted(losses)[len(losses) // 2] if losses else task.rules.target
+    return Metrics(0, None, loss, round(calibration.start_ms))
 
 
 def _done(tree: Tree, node_id: int) -> bool:
