@@ -20,8 +20,11 @@ from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.history import RunDirectory, default_run_path
 from speedkit.core.interrupt import signals_as_interrupt
 from speedkit.core.node import Node, Tree
+from speedkit.core.nodework import OnProgress
 from speedkit.core.plugins import Plugins
-from speedkit.core.search import OnEvent, OnProgress, Run, Search
+from speedkit.core.recorder import OnEvent
+from speedkit.core.run import Run
+from speedkit.core.search import Search
 from speedkit.core.task import Task, find_task
 
 RAISABLE = ("nodes", "max_cost", "max_tokens")
@@ -90,7 +93,7 @@ def run(
         config = config or load_config({"task": task, **settings})
     plugins = plugins or Plugins(config.load, config.block)
     components = assemble(config, plugins)
-    found = find_task(config.task)
+    found = task_of(config)
     if resume is None:
         path = Path(out) if out is not None else default_run_path(found.name)
         directory = RunDirectory.create(path, make_manifest(config, components, found))
@@ -120,10 +123,17 @@ def open_run(path: str | os.PathLike[str]) -> RunTree:
 def open_state(path: Path) -> Run:
     """Fold the journal of a run directory, read only."""
     directory = RunDirectory(path)
-    state = Run.open(directory, find_task(directory.manifest["config"]["task"]))
+    values = directory.manifest["config"]
+    task = find_task(values["task"]).gated(values.get("target_loss"))
+    state = Run.open(directory, task)
     if state.status == "running" and not directory.is_held():
         state.status = "interrupted"  # by a kill, which leaves no time to say so
     return state
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a configuration, with its gate."""
+    return find_task(config.task).gated(config.target_loss)
 
 
 def make_manifest(config: RunConfig, components: Components, task: Task) -> dict[str, Any]:

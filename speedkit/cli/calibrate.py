@@ -72,7 +72,7 @@ def command(
     flags.update(load=load, block=block)
     config = resolve_config(task, config_file, flags)
     _check_kinds(option)
-    found = find_task(config.task)
+    found = find_task(config.task).gated(config.target_loss)
     count = config.calibration_runs or 3
     try:
         made = calibrate(

@@ -107,6 +107,22 @@ def _config_options() -> list[Callable[[F], F]]:
         ),
         click.option("--prompts", metavar="DIR", help="Folder of prompt templates of your own."),
         click.option(
+            "--guards", metavar="A,B|none", help="Guards that a node must pass; default: all."
+        ),
+        click.option(
+            "--target-loss", type=float, help="Validation loss that counts as reached (a gate)."
+        ),
+        click.option(
+            "--train-duplicates/--no-train-duplicates",
+            default=None,
+            help="Train a node even if an earlier one has the same code.",
+        ),
+        click.option(
+            "--smoke-first/--no-smoke-first",
+            default=None,
+            help="Let a node make 3 uncompiled steps before it is run.",
+        ),
+        click.option(
             "--calibration",
             type=click.Choice(["auto", "fresh", "reference"]),
             help="Where the times of the two records come from.",
@@ -131,7 +147,7 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
     Raises:
         ConfigError: with one line for each mistake.
     """
-    from speedkit.core.config import load_config, parse_options
+    from speedkit.core.config import SETTINGS, load_config, parse_options
     from speedkit.core.errors import ConfigError, did_you_mean
 
     source = flags.pop("hints_from", None)
@@ -152,7 +168,7 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
             values[kind] = name
     try:
         options = parse_options(values.pop("option", ()))
-        values["llm"] = options.pop("llm", {})
+        values |= {group: options.pop(group) for group in SETTINGS if group in options}
         values["options"] = options
     except ConfigError as error:
         problems += error.problems

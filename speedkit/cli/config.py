@@ -62,14 +62,14 @@ def find_origins(flags: Mapping[str, Any], config_file: Path | None) -> dict[Key
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
-    from speedkit.core.config import parse_options
+    from speedkit.core.config import SETTINGS, parse_options
 
     layer = {k: v for k, v in flags.items() if v not in (None, ())}
     for choice in layer.pop("plugin", ()):
         kind, _, name = choice.partition("=")
         layer[kind] = name
     options = parse_options(layer.pop("option", ()))
-    settings = {"llm": options.pop("llm", None), "options": options}
+    settings = {group: options.pop(group, None) for group in SETTINGS} | {"options": options}
     return {**layer, **{k: v for k, v in settings.items() if v}}
 
 

@@ -12,7 +12,7 @@ from speedkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from speedkit.core.node import Node
-    from speedkit.core.search import Run
+    from speedkit.core.run import Run
 
 
 @click.command("diff")

@@ -13,7 +13,7 @@ from speedkit.cli.text import echo, one_line, paint, print_json, seconds
 
 if TYPE_CHECKING:
     from speedkit.core.node import Node, Tree
-    from speedkit.core.search import Run
+    from speedkit.core.run import Run
 
 
 @click.command("log")

@@ -88,7 +88,7 @@ def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
     if config is None:
         raise click.UsageError("--dry-run and --resume do not go together")
     components = assemble(config, plugins)
-    task = find_task(config.task)
+    task = find_task(config.task).gated(config.target_loss)
     plan = {
         "task": task.name,
         "start": task.start.title,

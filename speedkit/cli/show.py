@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from speedkit.cli.text import clean, echo, find_node, print_json, seconds
 if TYPE_CHECKING:
     from speedkit.core.metrics import Metrics
     from speedkit.core.node import Node
-    from speedkit.core.search import Run
+    from speedkit.core.run import Run
 
 
 @click.command("show")
@@ -80,6 +79,8 @@ def finite(value: float) -> float | None:
 
 def describe_whole_node(run: Run, node: Node) -> dict[str, Any]:
     """Return everything that is known of a node as JSON values."""
+    from speedkit.core.trial import read_curve
+
     folders = _log_folders(run, node)
     return {
         **describe_node(run, node),
@@ -104,18 +105,6 @@ def _log_folders(run: Run, node: Node) -> list[Path]:
     if node.id == 0:
         folders += sorted((path / "calibration").glob("calibrate-start-*"))
     return [f for f in folders if f.is_dir()]
-
-
-def read_curve(folder: Path) -> list[Metrics]:
-    """Return every validation of a training run; empty if its ``metrics.json`` is not whole."""
-    from speedkit.core.metrics import metrics_from_dict
-
-    try:
-        values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        curve = [metrics_from_dict(one) for one in values["curve"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [m for m in curve if m is not None]
 
 
 def _describe_metrics(one: Metrics) -> dict[str, Any]:

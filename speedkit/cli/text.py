@@ -16,7 +16,7 @@ from speedkit.core.files import printable
 
 if TYPE_CHECKING:
     from speedkit.core.node import Node
-    from speedkit.core.search import Run
+    from speedkit.core.run import Run
 
 _NOT_SHOWN_RAW = re.compile(r"[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _DIFF_COLORS = (("---", None), ("+++", None), ("@@", "cyan"), ("-", "red"), ("+", "green"))

@@ -19,6 +19,7 @@ from speedkit.core.components import (
 )
 from speedkit.core.config import RunConfig, explain
 from speedkit.core.errors import ConfigError, SpeedkitError, did_you_mean
+from speedkit.core.guards import Guard
 from speedkit.core.plugins import Plugins, Registration
 
 
@@ -35,6 +36,7 @@ class Components:
     executor: Executor
     summarizer: Summarizer
     knowledge: tuple[KnowledgeSource, ...]
+    guards: tuple[Guard, ...]
     manifest: Mapping[str, Any]
 
     def bind(self, services: Services) -> None:
@@ -45,6 +47,7 @@ class Components:
             self.executor,
             self.summarizer,
             *self.knowledge,
+            *self.guards,
         )
         for part in parts:
             part.bind(services)
@@ -63,10 +66,20 @@ def assemble(config: RunConfig, plugins: Plugins) -> Components:
     executor = builder.one("executor", config.executor)
     summarizer = builder.one("summarizer", config.summarizer)
     knowledge = builder.many("knowledge", config.knowledge_names)
+    guard_names = plugins.names("guard") if config.guards is None else config.guards
+    guards = builder.many("guard", guard_names)
     builder.check_unused_kinds({"judge"} if config.judge else set())
     if builder.problems:
         raise ConfigError(builder.problems)
-    return Components(scaffold, coder, executor, summarizer, tuple(knowledge), builder.manifest)
+    return Components(
+        scaffold,
+        coder,
+        executor,
+        summarizer,
+        tuple(knowledge),
+        tuple(guards),
+        builder.manifest,
+    )
 
 
 def make_component(config: RunConfig, plugins: Plugins, kind: str, name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from speedkit.core.components import Ending
 from speedkit.core.errors import SpeedkitError, UsageError
 from speedkit.core.files import write_json
-from speedkit.core.metrics import fsr
+from speedkit.core.metrics import Metrics, fsr
 from speedkit.core.paths import cache_dir
 from speedkit.core.task import Task
 from speedkit.core.trial import Listener, Trial, Trials
@@ -39,6 +39,9 @@ class Calibration:
         start_losses: final validation loss of each run of the start record.
         target_losses: the same of the target record.
         fingerprint: what the timings depend on.
+        start_curve: the validations of one run of the start record, that of a middle time;
+            empty where none was run.
+        target_curve: the same of the target record.
     """
 
     task: str
@@ -48,6 +51,8 @@ class Calibration:
     start_losses: tuple[float, ...] = ()
     target_losses: tuple[float, ...] = ()
     fingerprint: Mapping[str, Any] | None = None
+    start_curve: tuple[Metrics, ...] = ()
+    target_curve: tuple[Metrics, ...] = ()
 
     @property
     def start_ms(self) -> float:
@@ -85,7 +90,19 @@ class Calibration:
             start_losses=tuple(values["start_losses"]),
             target_losses=tuple(values["target_losses"]),
             fingerprint=values["fingerprint"],
+            start_curve=_curve(values.get("start_curve", ())),
+            target_curve=_curve(values.get("target_curve", ())),
         )
+
+
+def _curve(values: Iterable[dict[str, Any]]) -> tuple[Metrics, ...]:
+    return tuple(Metrics(**one) for one in values)
+
+
+def _middle(trials: Sequence[Trial]) -> tuple[Metrics, ...]:
+    """Return the curve of the run with the middle time."""
+    ranked = sorted(trials, key=lambda t: (t.metrics and t.metrics.train_time_ms) or 0)
+    return ranked[len(ranked) // 2].report.curve if ranked else ()
 
 
 def from_reference(task: Task) -> Calibration:
@@ -131,6 +148,7 @@ def measure(
         scripts["target"] = {task.script: task.target.read()}
     times: dict[str, list[float]] = {name: [] for name in scripts}
     losses: dict[str, list[float]] = {name: [] for name in scripts}
+    done: dict[str, list[Trial]] = {name: [] for name in scripts}
     for k in range(1, runs + 1):
         for which, files in scripts.items():
             name = f"calibrate-{which}-{k}"
@@ -139,6 +157,7 @@ def measure(
             time_ms, loss = _measured(task, which, trial)
             times[which].append(time_ms)
             losses[which].append(loss)
+            done[which].append(trial)
     fingerprint = dict(trials.fingerprint)
     if "target" in scripts:
         return Calibration(
@@ -149,12 +168,21 @@ def measure(
             tuple(losses["start"]),
             tuple(losses["target"]),
             fingerprint,
+            _middle(done["start"]),
+            _middle(done["target"]),
         )
     ratio = _reference_ratio(task)
     scaled = (statistics.median(times["start"]) * ratio,)
     start_losses = tuple(losses["start"])
     return Calibration(
-        task.name, "scaled", tuple(times["start"]), scaled, start_losses, (), fingerprint
+        task.name,
+        "scaled",
+        tuple(times["start"]),
+        scaled,
+        start_losses,
+        (),
+        fingerprint,
+        _middle(done["start"]),
     )
 
 

@@ -20,9 +20,6 @@ from speedkit.core.task import Task
 if TYPE_CHECKING:
     from speedkit.core.llm import LLM
 
-KINDS = ("scaffold", "coder", "executor", "summarizer", "judge", "knowledge")
-"""The kinds of component, in the order in which they are listed."""
-
 
 class Options(BaseModel):
     """Base of the typed options of a component; every field has a description."""
@@ -81,12 +78,22 @@ class Scaffold(Component):
 
     kind = "scaffold"
 
+    @property
+    def lookahead(self) -> int:
+        """How many steps may be planned while nodes of earlier ones are unfinished; 0: none."""
+        return 0
+
+    def is_superseded(self, tree: Tree, node: Node) -> bool:
+        """Whether a node that was drafted ahead is not worth running any more."""
+        return False
+
     @abstractmethod
     def propose(self, tree: Tree, rng: random.Random) -> Sequence[Proposal]:
         """Return the children of the next step; none means that the search is over.
 
         Args:
-            tree: every node so far, all of them finished.
+            tree: every node so far; all of them are finished, unless a step is planned
+                ahead. Only finished nodes may become parents.
             rng: seeded from the run's seed and the number of the step; the only source
                 of chance that may be used.
         """
@@ -150,12 +157,15 @@ class Draft:
         failure: why no usable edit came out; such a node is not run. Empty on success.
         model: the model that answered, as served.
         notes: JSON values to be found again at ``Node.notes``.
+        repeat: train it even if the same code has been trained before, as a control that
+            measures noise does.
     """
 
     files: Mapping[str, str]
     hypothesis: str
     failure: str = ""
     model: str | None = None
+    repeat: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -295,6 +305,11 @@ class Executor(Component):
         """Steps after which scripts stop, in a run that only tries whether they work."""
         return None
 
+    @property
+    def interpreter(self) -> str | None:
+        """The Python that runs the scripts, None if it is not on this machine."""
+        return None
+
     @abstractmethod
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; afterwards none of its processes is left.
@@ -369,10 +384,12 @@ class Judgement:
     Attributes:
         score: in [0, 1].
         table: one mapping per human change, JSON values.
+        details: what else is worth keeping, JSON values by name.
     """
 
     score: float
     table: Sequence[Mapping[str, Any]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Judge(Component):

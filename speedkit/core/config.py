@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from speedkit.core.curve_stop import CurveStop
 from speedkit.core.errors import ConfigError, UsageError, did_you_mean
 from speedkit.core.plugins import REGISTER_HOOKS
 
@@ -28,6 +29,8 @@ RESERVED_ENV = (
     "JOB",
 )
 """Variables with the prefix that are no configuration keys."""
+SETTINGS = ("llm", "stop")
+"""Groups of settings that are given as the options of components are."""
 
 
 class RunConfig(BaseModel):
@@ -53,8 +56,25 @@ class RunConfig(BaseModel):
     judge: str | None = Field(None, description="scores how much of the human change is there")
     knowledge: tuple[str, ...] = Field((), description="sources of text for the coder")
     hints: tuple[int, ...] = Field((), description="hint levels given to the coder: 1, 2, 3")
+    guards: tuple[str, ...] | None = Field(
+        None, description="guards that a node must pass; default: all there are; none: no guard"
+    )
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of components, by kind"
+    )
+    target_loss: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="validation loss at or under which a node is valid; default: the family's",
+    )
+    train_duplicates: bool = Field(
+        False, description="train a node even if an earlier one has the same code"
+    )
+    smoke_first: bool = Field(
+        False,
+        description="let a node make 3 steps without compilation before it is run, "
+        "where the family knows how",
     )
     calibration: Literal["auto", "fresh", "reference"] = Field(
         "auto",
@@ -73,6 +93,9 @@ class RunConfig(BaseModel):
     llm: dict[str, Any] = Field(
         default_factory=dict, description="further settings of model calls, for example timeout_s"
     )
+    stop: CurveStop = Field(
+        default_factory=CurveStop, description="when jobs that cannot recover anything are stopped"
+    )
     prompts: str | None = Field(
         None, description="folder of prompt templates that replace the built-in ones"
     )
@@ -83,6 +106,13 @@ class RunConfig(BaseModel):
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return [v for v in value.split(",") if v] if isinstance(value, str) else value
+
+    @field_validator("guards", mode="before")
+    @classmethod
+    def _split_guards(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [v for v in value.split(",") if v]
+        return [] if value is not None and list(value) == ["none"] else value
 
     @field_validator("hints", mode="before")
     @classmethod
@@ -205,7 +235,8 @@ def parse_value(text: str) -> Any:
 def parse_options(settings: tuple[str, ...] | list[str]) -> dict[str, dict[str, Any]]:
     """Read ``KIND.OPTION=VALUE`` or ``KIND.NAME.OPTION=VALUE`` settings.
 
-    ``llm`` counts as a kind here; its options are the further settings of model calls.
+    ``llm`` and ``stop`` count as kinds here: the further settings of model calls, and those
+    of early stopping.
 
     Raises:
         ConfigError: with one line for every setting that has another form.
@@ -217,8 +248,8 @@ def parse_options(settings: tuple[str, ...] | list[str]) -> dict[str, dict[str, 
         parts = key.strip().split(".")
         if not equals or len(parts) not in (2, 3) or not all(parts):
             problems.append(f"-o {setting}: write KIND.OPTION=VALUE")
-        elif parts[0] not in (*REGISTER_HOOKS, "llm"):
-            near = did_you_mean(parts[0], (*REGISTER_HOOKS, "llm"))
+        elif parts[0] not in (*REGISTER_HOOKS, *SETTINGS):
+            near = did_you_mean(parts[0], (*REGISTER_HOOKS, *SETTINGS))
             problems.append(f"-o {setting}: no component kind {parts[0]!r}; {near}")
         else:
             value: Any = parse_value(text)
@@ -265,8 +296,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         kind, _, option = key.partition("_")
         if key in RunConfig.model_fields and key != "options":
             layer[key] = environ[name]
-        elif kind == "llm" and option:
-            _merge(layer, {"llm": {option: parse_value(environ[name])}})
+        elif kind in SETTINGS and option:
+            _merge(layer, {kind: {option: parse_value(environ[name])}})
         elif kind in REGISTER_HOOKS and option:
             _merge(layer, {"options": {kind: {option: parse_value(environ[name])}}})
         else:

@@ -13,7 +13,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from speedkit.core.node import Node
-    from speedkit.core.search import Run
+    from speedkit.core.run import Run
 
 hookspec = pluggy.HookspecMarker("speedkit")
 hookimpl = pluggy.HookimplMarker("speedkit")
@@ -67,6 +67,11 @@ def register_judges(register: Register) -> None:
 @hookspec
 def register_knowledge(register: Register) -> None:
     """Offer knowledge sources: texts for the coder."""
+
+
+@hookspec
+def register_guards(register: Register) -> None:
+    """Offer guards: what must hold before a node may count."""
 
 
 @hookspec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ _NUMBER = r"(?:[0-9]+\.[0-9]+|-?nan|-?inf|-[0-9]+\.[0-9]+)"
 _COUNT = r"[0-9]{1,15}"
 _VAL_LINE = re.compile(
     rf"step:({_COUNT})/({_COUNT}) val_loss:({_NUMBER}) train_time:(-?{_COUNT})ms"
-    rf"(?: step_avg:{_NUMBER}ms)?"
+    rf"(?: step_avg:({_NUMBER})ms)?"
 )
 _TEL_LINE = re.compile(rf"s:({_COUNT}) tel:({_NUMBER})")
 # A number must follow `step:`, and no `#` go before it: some logs quote the source of their
@@ -38,12 +38,15 @@ class Metrics:
         val_loss: mean validation loss in nats per token.
         train_time_ms: milliseconds of training so far, validation excluded; None where
             the log has no clock.
+        step_avg_ms: milliseconds a step as the line has it, None if it has none. It follows
+            from the rest, so it is neither compared nor stored.
     """
 
     step: int
     steps: int | None
     val_loss: float
     train_time_ms: int | None
+    step_avg_ms: float | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,9 @@ def parse_line(line: str) -> Metrics | None:
     if len(line) > MAX_LINE:
         return None
     if match := _VAL_LINE.fullmatch(line):
-        step, steps, loss, time = match.groups()
-        return Metrics(int(step), int(steps), float(loss), int(time))
+        step, steps, loss, time, average = match.groups()
+        step_avg = None if average is None else float(average)
+        return Metrics(int(step), int(steps), float(loss), int(time), step_avg)
     if match := _TEL_LINE.fullmatch(line):
         return Metrics(int(match[1]), None, float(match[2]), None)
     return None
@@ -211,6 +215,7 @@ def metrics_to_dict(metrics: Metrics | None) -> dict[str, Any] | None:
     if metrics is None:
         return None
     values = asdict(metrics)
+    del values["step_avg_ms"]
     if not math.isfinite(metrics.val_loss):
         values["val_loss"] = str(metrics.val_loss)
     return values

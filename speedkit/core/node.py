@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from speedkit.core.findings import Finding
 from speedkit.core.metrics import Metrics
 
 
@@ -18,12 +19,18 @@ class Outcome(str, Enum):
     """Not run yet."""
     VALID = "valid"
     """Finished, metrics parsed, validation loss at or under the target, no objection."""
+    QUARANTINED = "quarantined"
+    """Would be valid, but a guard wants someone to look at it; keeps its numbers."""
     INVALID = "invalid"
     """Ran, but may not count; ``Node.reason`` says why."""
     BUGGY = "buggy"
     """Crashed, was ended at a limit, or printed no metrics."""
+    STOPPED = "stopped"
+    """Ended early, because it could not have won any more; ``Node.reason`` says why."""
     EDIT_FAILED = "edit_failed"
     """The coder came back without a usable edit; nothing was run."""
+    DROPPED = "dropped"
+    """Drafted ahead and never run, since its parent was superseded meanwhile."""
 
     def __str__(self) -> str:
         return self.value
@@ -53,13 +60,19 @@ class Node:
         commit: hex id of its git commit, empty if no code was ever committed.
         hypothesis: the coder's sentence on what it changed and why.
         outcome: what became of it.
-        reason: why it is not valid, in words for the user; empty when valid.
+        reason: why it is not valid, in words for the user; empty when valid. Of a node that
+            is not run yet: why its coder failed.
         metrics: what its log said at the last validation, None when it said nothing.
         summary: the summarizer's text, which later prompts see.
         coder: name of the coder that wrote it.
         model: the model that answered, as served; None where no model was used.
         wall_s: seconds from the start of the job to its end, None if not run.
         notes: JSON values that the coder keeps for its own later use.
+        findings: what guards had to say of it.
+        same_as: id of an earlier node with the same code, whose outcome this one shares; it
+            was not run itself.
+        code: fingerprint of its code, empty where it is to be trained whatever it is.
+        staleness: how many nodes were unfinished when it was asked for; 0 in strict order.
     """
 
     id: int
@@ -76,6 +89,10 @@ class Node:
     model: str | None = None
     wall_s: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    same_as: int | None = None
+    code: str = ""
+    staleness: int = 0
 
     @property
     def is_valid(self) -> bool:
@@ -86,6 +103,11 @@ class Node:
     def is_buggy(self) -> bool:
         """Whether the node is one to debug: it crashed, or its edit never came out."""
         return self.outcome in (Outcome.BUGGY, Outcome.EDIT_FAILED)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it takes one of the nodes that a run may have."""
+        return self.id != 0 and self.same_as is None and self.outcome is not Outcome.DROPPED
 
     @property
     def train_time_ms(self) -> int | None:

@@ -31,6 +31,7 @@ REGISTER_HOOKS = {
     "summarizer": "register_summarizers",
     "judge": "register_judges",
     "knowledge": "register_knowledge",
+    "guard": "register_guards",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -80,11 +81,14 @@ class Registration:
             PluginError: it cannot be imported or is of another kind.
         """
         from speedkit.core.components import BASES
+        from speedkit.core.guards import Guard
 
+        base: type[Component] = Guard if self.kind == "guard" else BASES[self.kind]
         cls = _import_target(self.target, f"{self.kind} {self.qualified}")
-        if not (isinstance(cls, type) and issubclass(cls, BASES[self.kind])):
-            base = BASES[self.kind].__name__
-            raise PluginError(f"{self.kind} {self.qualified} is not a subclass of {base}: {cls!r}")
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise PluginError(
+                f"{self.kind} {self.qualified} is not a subclass of {base.__name__}: {cls!r}"
+            )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise PluginError(f"{self.kind} {self.qualified} does not define {missing[0]}()")
         return cls

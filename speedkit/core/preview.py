@@ -14,9 +14,10 @@ from speedkit.core.config import RunConfig
 from speedkit.core.errors import UsageError
 from speedkit.core.llm_types import Message, estimate_tokens
 from speedkit.core.node import Node, Outcome, Stage, Tree
+from speedkit.core.nodework import node_seed
 from speedkit.core.plugins import Plugins
 from speedkit.core.redact import Redactor
-from speedkit.core.search import node_seed, root_metrics, root_node, step_rng, takes_reference
+from speedkit.core.search import root_metrics, root_node, step_rng, takes_reference
 from speedkit.core.task import Task, find_task
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def first_prompt(
         FamilyError: a script or a hint is missing.
     """
     parts = assemble(config, plugins)
-    task = find_task(config.task)
+    task = find_task(config.task).gated(config.target_loss)
     coder = parts.coder
     if not isinstance(coder, Prompting):
         raise UsageError(f"coder {config.coder_name} writes no prompt")

@@ -1,178 +1,56 @@
-"""The loop of a search: scaffold → coder → git → executor → summarizer → journal.
+"""The loop of a search: what is planned when, and how coding and running overlap.
 
 Everything a run knows is folded from its journal, so that a run that was killed goes on
 where it stood: planned steps, created nodes and finished nodes are never made again.
+
+In strict order a step begins when the one before it is complete; its children are coded at
+once and run as lanes of the executor come free, so that every decision is the one of a
+sequential run. With lookahead the next step is planned while jobs run.
 """
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from speedkit.core import calibration as calibrations
 from speedkit.core.assemble import Components
 from speedkit.core.calibration import Calibration
-from speedkit.core.components import (
-    CodeRequest,
-    Draft,
-    Executor,
-    KnowledgeEntry,
-    Proposal,
-    SummaryRequest,
-)
+from speedkit.core.components import Executor, KnowledgeEntry, Proposal
 from speedkit.core.config import RunConfig
-from speedkit.core.errors import BudgetReached, ExecutorError, SpeedkitError, StopRun
-from speedkit.core.files import printable, read_tail, write_atomic
-from speedkit.core.history import GitHistory, RunDirectory
+from speedkit.core.errors import BudgetReached, SpeedkitError
+from speedkit.core.history import GitHistory
+from speedkit.core.inspection import Inspector
 from speedkit.core.journal import Journal
-from speedkit.core.ledger import Intent, Ledger, ModelCall
-from speedkit.core.metrics import (
-    Metrics,
-    Report,
-    metrics_from_dict,
-    metrics_to_dict,
-)
-from speedkit.core.node import Node, Outcome, Stage, Tree
+from speedkit.core.lane_clock import LaneClock
+from speedkit.core.ledger import Ledger, ModelCall
+from speedkit.core.metrics import Metrics, metrics_to_dict
+from speedkit.core.node import Node, Stage, Tree
+from speedkit.core.nodework import NodeWork, OnProgress, created
 from speedkit.core.plugins import Plugins
-from speedkit.core.redact import Redactor
+from speedkit.core.recorder import OnEvent, Recorder
+from speedkit.core.run import Plan, Run
+from speedkit.core.same_code import fingerprint
 from speedkit.core.task import Task
-from speedkit.core.trial import Listener, Trial, Trials
+from speedkit.core.trial import Trial, Trials
 
 if TYPE_CHECKING:
     from speedkit.core.llm import LLM
 
-MAX_HYPOTHESIS = 4000
-MAX_SUMMARY = 16000
 MAX_CODERS = 8
 """How many nodes are coded at once."""
-
-OnEvent = Callable[[Mapping[str, Any]], None]
-OnProgress = Callable[[str, Metrics | None, str, float], None]
-
-
-@dataclass
-class Plan:
-    """The children that a scaffold asked for in one step, ids already given."""
-
-    step: int
-    first_id: int
-    children: tuple[Proposal, ...]
-
-    def items(self) -> list[tuple[int, Proposal]]:
-        """Return pairs of node id and proposal."""
-        return list(enumerate(self.children, start=self.first_id))
-
-
-@dataclass
-class Run:
-    """What is known of a run; observers and callers receive it and must not change it.
-
-    Attributes:
-        plan: the latest step.
-        status: ``running`` while a controller is at work, else how it ended.
-        handles: of jobs that have started and not ended, by job name.
-        calls: calls of language models that are over.
-        intents: calls that were about to be sent, over or not.
-    """
-
-    directory: RunDirectory
-    task: Task
-    tree: Tree = field(default_factory=Tree)
-    plan: Plan | None = None
-    calibration: Calibration | None = None
-    status: str = "new"
-    handles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    calls: list[ModelCall] = field(default_factory=list)
-    intents: list[Intent] = field(default_factory=list)
-
-    @classmethod
-    def open(cls, directory: RunDirectory, task: Task) -> Run:
-        """Fold the journal of a run directory."""
-        run = cls(directory, task)
-        for event in directory.events():
-            run.apply(event)
-        return run
-
-    @property
-    def best(self) -> Node | None:
-        """The fastest valid node, node 0 left out; None if there is none."""
-        return self.tree.best()
-
-    @property
-    def fsr(self) -> float | None:
-        """FSR of the best node; None where there is no valid node or no calibration."""
-        return self.node_fsr(self.best)
-
-    def node_fsr(self, node: Node | None) -> float | None:
-        """FSR of a node if it is valid, else None."""
-        if node is None or not node.is_valid or self.calibration is None:
-            return None
-        return self.calibration.fsr(node.train_time_ms)
-
-    def apply(self, event: Mapping[str, Any]) -> None:
-        """Fold one event of the journal into the state."""
-        handler = getattr(self, f"_on_{event['type']}", None)
-        if handler is not None:
-            handler(event)
-
-    def _on_run_started(self, event: Mapping[str, Any]) -> None:
-        self.status = "running"
-
-    def _on_calibrated(self, event: Mapping[str, Any]) -> None:
-        self.calibration = Calibration.from_dict(event["calibration"])
-
-    def _on_step_planned(self, event: Mapping[str, Any]) -> None:
-        children = tuple(Proposal(c["parent"], Stage(c["stage"])) for c in event["children"])
-        self.plan = Plan(event["step"], event["first_id"], children)
-
-    def _on_node_created(self, event: Mapping[str, Any]) -> None:
-        self.tree.put(
-            Node(
-                id=event["id"],
-                parent=event["parent"],
-                stage=Stage(event["stage"]),
-                step=event["step"],
-                commit=event["commit"],
-                hypothesis=event["hypothesis"],
-                coder=event["coder"],
-                model=event["model"],
-                notes=event["notes"],
-            )
-        )
-
-    def _on_node_finished(self, event: Mapping[str, Any]) -> None:
-        self.tree.update(
-            event["id"],
-            outcome=Outcome(event["outcome"]),
-            reason=event["reason"],
-            metrics=metrics_from_dict(event["metrics"]),
-            summary=event["summary"],
-            wall_s=event["wall_s"],
-        )
-        self.handles.pop(f"node-{event['id']}", None)
-
-    def _on_job_started(self, event: Mapping[str, Any]) -> None:
-        self.handles[event["job"]] = event["handle"]
-
-    def _on_calibration_run(self, event: Mapping[str, Any]) -> None:
-        self.handles.pop(f"calibrate-{event['record']}-{event['run']}", None)
-
-    def _on_job_ended(self, event: Mapping[str, Any]) -> None:
-        self.handles.pop(event["job"], None)
-
-    def _on_model_intent(self, event: Mapping[str, Any]) -> None:
-        self.intents.append(Intent.from_json(event["intent"]))
-
-    def _on_model_called(self, event: Mapping[str, Any]) -> None:
-        self.calls.append(ModelCall.from_json(event["call"]))
-
-    def _on_run_finished(self, event: Mapping[str, Any]) -> None:
-        self.status = event["status"]
+MAX_CLOSERS = 8
+"""How many nodes are summarized at once."""
+LOOK_S = 0.1
+"""Seconds between two looks at whether it is time to plan ahead."""
+AHEAD = 1.5
+"""A step is planned ahead when the lanes have work for so many times the time of coding."""
 
 
 class Search:
@@ -198,22 +76,15 @@ class Search:
         on_progress: OnProgress = lambda job, metrics, text, at_s: None,
         on_warning: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.run, self.config, self.parts, self.plugins = run, config, components, plugins
+        self.run, self.config, self.parts = run, config, components
         self.task = run.task
         self.cancel = threading.Event()
-        self._journal = journal
-        self._on_event, self._on_progress, self._on_warning = on_event, on_progress, on_warning
-        self._lock = threading.RLock()
-        self._stop: StopRun | None = None
-        self._over_budget: BudgetReached | None = None
+        self._recorder = Recorder(run, journal, plugins, on_event, on_warning)
+        self._on_progress = on_progress
         self._client: LLM | None = None
-        self._redactor = Redactor.from_environment()
         self._git = GitHistory(run.directory.path / "repo")
         self._budget = config.budget(self.task.family)
-        self._calibration_runs = (
-            config.calibration_runs or self.task.family.defaults.calibration_runs or 3
-        )
-        self._knowledge: tuple[KnowledgeEntry, ...] = ()
+        self._clock: LaneClock | None = None
 
     def go(self) -> str:
         """Search until the budget is spent; return the status.
@@ -228,14 +99,11 @@ class Search:
             SpeedkitError: the run cannot go on; the journal says ``failed``.
         """
         try:
-            self._prepare()
-            while (plan := self._next_plan()) is not None:
-                self._do_step(plan)
-                if self._over_budget is not None:
-                    raise self._over_budget
-                if self._stop is not None:
-                    return self._finish("stopped")
-            return self._finish("finished")
+            work = self._prepare()
+            self._clock = LaneClock(self.parts.executor.lanes)
+            floor = _Floor(self, work, self._clock)
+            floor.run_all()
+            return self._finish("stopped" if self._recorder.stop else "finished")
         except KeyboardInterrupt:
             self._finish("interrupted")
             raise
@@ -260,7 +128,7 @@ class Search:
 
         What an earlier controller of the run spent counts towards its limits.
         """
-        with self._lock:
+        with self._recorder.lock:
             if self._client is None:
                 self._client = self._make_client()
             return self._client
@@ -269,28 +137,50 @@ class Search:
         from speedkit.core.llm import LLM
 
         settings = self.config.llm_settings()
+        record = self._recorder.record
         ledger = Ledger(
             max_cost=settings.max_cost,
             max_tokens=settings.max_tokens,
-            on_intent=lambda intent: self._record("model_intent", intent=intent.as_json()),
+            on_intent=lambda intent: record("model_intent", intent=intent.as_json()),
             on_call=self._on_model_call,
         )
         ledger.restore(self.run.calls, self.run.intents)
         return LLM(settings, ledger=ledger)
 
     def _on_model_call(self, call: ModelCall) -> None:
-        self._record("model_called", call=call.as_json())
-        self._notify("model_called", run=self.run, call=call.as_json())
+        self._recorder.record("model_called", call=call.as_json())
+        self._recorder.notify("model_called", call=call.as_json())
+
+    def abort(self) -> None:
+        """Have running jobs ended and model calls given up."""
+        self.cancel.set()
+        if self._client is not None:
+            self._client.stop()
 
     # --- before the first step ------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> NodeWork:
         self._reap()
         if self.config.model is not None:
             self.llm().check()
-        self._record("run_started", run_id=self.run.directory.run_id, task=self.task.name)
-        self._notify("run_started", run=self.run)
-        self.trials = Trials(
+        run_id = self.run.directory.run_id
+        self._recorder.record("run_started", run_id=run_id, task=self.task.name)
+        self._recorder.notify("run_started")
+        work = self._make_work()
+        if self.run.calibration is None:
+            calibration = self._calibrate(work).to_dict()
+            self._recorder.record("calibrated", calibration=calibration)
+        for node in self.run.tree:
+            if node.commit:
+                self._git.set_ref(node.id, node.commit)
+        if 0 not in self.run.tree:
+            self._create_root()
+        if not self.run.tree.root.is_valid:
+            self._finish_root(work)
+        return work
+
+    def _make_work(self) -> NodeWork:
+        trials = Trials(
             task=self.task,
             executor=self.parts.executor,
             run_id=self.run.directory.run_id,
@@ -298,63 +188,67 @@ class Search:
             data=self.task.data_folder(allow_short=bool(self.parts.executor.smoke_steps)),
             cache=self.run.directory.path / "cache",
             cancel=self.cancel,
+            artifacts=self.task.family.artifacts if self.parts.guards else (),
         )
-        self._knowledge = tuple(e for k in self.parts.knowledge for e in k.entries(self.task))
-        if self.run.calibration is None:
-            self._record("calibrated", calibration=self._calibrate().to_dict())
-        for node in self.run.tree:
-            if node.commit:
-                self._git.set_ref(node.id, node.commit)
-        if 0 not in self.run.tree:
-            self._create_root()
-        if not self.run.tree.root.is_valid:
-            self._finish_root()
+        knowledge: list[KnowledgeEntry] = []
+        for source in self.parts.knowledge:
+            knowledge += source.entries(self.task)
+        return NodeWork(
+            config=self.config,
+            parts=self.parts,
+            recorder=self._recorder,
+            git=self._git,
+            trials=trials,
+            inspector=Inspector(self.parts.guards, trials, self.task.start_files()),
+            knowledge=tuple(knowledge),
+            on_progress=self._on_progress,
+            cancel=self.cancel,
+        )
 
     def _reap(self) -> None:
         """End what a dead controller left running."""
         for job, handle in list(self.run.handles.items()):
             self.parts.executor.reap(handle)
-            self._record("job_ended", job=job, ending="lost")
+            self._recorder.record("job_ended", job=job, ending="lost")
 
-    def _calibrate(self) -> Calibration:
+    def _calibrate(self, work: NodeWork) -> Calibration:
         if takes_reference(self.config, self.parts.executor):
             return calibrations.from_reference(self.task)
-        fingerprint = self.trials.fingerprint
         if self.config.calibration == "auto":
-            stored = calibrations.load(self.task, fingerprint)
+            stored = calibrations.load(self.task, work.trials.fingerprint)
             if stored is not None:
                 return stored
         folder = self.run.directory.path / "calibration"
-        runs = self._calibration_runs
-        made = calibrations.measure(
-            self.task, self.trials, folder, runs, self._on_calibration_run, self._listener
-        )
+        runs = calibration_runs(self.config, self.task)
+        on_run = partial(self._on_calibration_run, runs)
+        made = calibrations.measure(self.task, work.trials, folder, runs, on_run, work.listener)
         calibrations.save(self.task, made)
         return made
 
-    def _on_calibration_run(self, which: str, k: int, trial: Trial) -> None:
-        self._record(
+    def _on_calibration_run(self, of: int, which: str, k: int, trial: Trial) -> None:
+        self._recorder.record(
             "calibration_run",
             record=which,
             run=k,
-            of=self._calibration_runs,
+            of=of,
             metrics=metrics_to_dict(trial.metrics),
             reason=trial.reason,
             wall_s=round(trial.execution.wall_s, 3),
         )
 
     def _create_root(self) -> None:
-        root = root_node(self.task)
-        commit = self._git.commit(root, self.task.start_files(), None)
-        self._record("node_created", **_created(root, commit, Draft({}, root.hypothesis), coder=""))
+        files = self.task.start_files()
+        root = root_node(self.task, fingerprint(files))
+        commit = self._git.commit(root, files, None)
+        self._recorder.record("node_created", **created(root, commit))
 
-    def _finish_root(self) -> None:
+    def _finish_root(self, work: NodeWork) -> None:
         """Node 0 is the start record; its outcome is the calibration's."""
         calibration = self.run.calibration
         assert calibration is not None
         metrics = root_metrics(self.task, calibration)
         source = calibration.source
-        self._record(
+        self._recorder.record(
             "node_finished",
             id=0,
             outcome="valid",
@@ -363,220 +257,226 @@ class Search:
             summary=f"The start record: {metrics.train_time_ms} ms to the target ({source}).",
             wall_s=None,
         )
-        self._annotate(self.run.tree.root)
+        work.annotate(self.run.tree.root)
 
-    # --- steps ----------------------------------------------------------------------------
+    # --- planning -------------------------------------------------------------------------
 
-    def _next_plan(self) -> Plan | None:
-        """Return the step to do: an unfinished one from the journal, or a new one."""
+    def next_plan(self, *, ahead: bool) -> Plan | None:
+        """Ask the scaffold for the next step; None if there is nothing to plan now.
+
+        Args:
+            ahead: whether nodes of earlier steps are unfinished.
+        """
         tree = self.run.tree
-        plan = self.run.plan
-        if plan is not None and any(not _done(tree, i) for i, _ in plan.items()):
-            return plan
-        room = self._budget - (len(tree) - 1)
+        before = self.run.plan
+        first_id = before.first_id + len(before.children) if before else 1
+        room = self._room(first_id)
         if room <= 0:
             return None
-        step = plan.step + 1 if plan else 1
+        step = before.step + 1 if before else 1
         rng = step_rng(self.config.seed, step)
         children = tuple(self.parts.scaffold.propose(tree.snapshot(), rng))[:room]
         if not children:
             return None
-        self._record(
+        pending = [i for p in self.run.plans for i, _ in p.items() if not self.run.is_finished(i)]
+        self._check(children, pending)
+        assert ahead or not pending
+        self._recorder.record(
             "step_planned",
             step=step,
-            first_id=len(tree),
+            first_id=first_id,
             children=[{"parent": c.parent, "stage": str(c.stage)} for c in children],
+            pending=pending,
         )
         return self.run.plan
 
-    def _do_step(self, plan: Plan) -> None:
-        """Code the children at once, run them as lanes come free, wait for all.
+    def _room(self, first_id: int) -> int:
+        """Return how many nodes may still be planned.
 
-        What a coder sees is the tree as it was before the step, so that the result does
-        not depend on the order in which siblings are coded and run.
+        Nodes that cost nothing do not count, but there may not be more of them than of those
+        that do, so that a coder which repeats itself comes to an end.
         """
-        before = Tree(n for n in self.run.tree if n.step < plan.step)
-        todo = [(i, p) for i, p in plan.items() if not _done(self.run.tree, i)]
-        coders = ThreadPoolExecutor(min(MAX_CODERS, len(todo)), thread_name_prefix="coder")
-        lanes = ThreadPoolExecutor(self.parts.executor.lanes, thread_name_prefix="lane")
-        futures: list[Future[None]] = []
-        try:
-            coded = [
-                coders.submit(self._code, before, plan, node_id, proposal)
-                for node_id, proposal in todo
-            ]
-            futures = [
-                lanes.submit(self._run_coded, code, node_id)
-                for code, (node_id, _) in zip(coded, todo, strict=True)
-            ]
-            _wait(futures)
-        except BaseException:
-            self.cancel.set()
-            if self._client is not None:
-                self._client.stop()
-            raise
-        finally:
-            coders.shutdown(wait=True, cancel_futures=True)
-            lanes.shutdown(wait=True, cancel_futures=True)
+        free = sum(1 for node in self.run.tree if node.id != 0 and not node.counts)
+        planned = first_id - 1
+        return min(self._budget - (planned - free), 2 * self._budget - planned)
 
-    def _code(self, before: Tree, plan: Plan, node_id: int, proposal: Proposal) -> None:
-        """Let the coder write a node and commit what it wrote, unless that is done."""
-        if node_id in self.run.tree or self.cancel.is_set():
-            return
-        request = self._request(before, plan, node_id, proposal)
-        try:
-            draft = self._clean(self.parts.coder.write(request))
-        except BudgetReached as limit:
-            self._over_budget = limit
-            return
-        parent = before[proposal.parent]
-        node = Node(
-            node_id,
-            parent.id,
-            proposal.stage,
-            plan.step,
-            hypothesis=draft.hypothesis,
-            coder=self.config.coder_name,
-            model=draft.model,
-        )
-        with self._lock:
-            files = dict(request.files) if draft.failure else dict(draft.files)
-            commit = self._git.commit(node, files, parent.commit)
-            self._record("node_created", **_created(node, commit, draft, node.coder))
-            self._notify("node_created", run=self.run, node=self.run.tree[node_id])
-        if draft.failure:
-            self._finish_node(node_id, Outcome.EDIT_FAILED, draft.failure, None)
-
-    def _clean(self, draft: Draft) -> Draft:
-        """Take out what must not be stored: secrets from a model, and text that is no text."""
-        clean = self._redactor.clean
-        draft = replace(
-            draft,
-            files={name: clean(text) for name, text in draft.files.items()},
-            hypothesis=printable(clean(draft.hypothesis))[:MAX_HYPOTHESIS],
-        )
-        try:
-            for text in draft.files.values():
-                text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return replace(draft, failure=draft.failure or f"edit: the code is not UTF-8: {error}")
-        return draft
-
-    def _request(self, before: Tree, plan: Plan, node_id: int, proposal: Proposal) -> CodeRequest:
-        parent = before[proposal.parent]
-        log_dir = self.run.directory.node_dir(node_id)
-        log_dir.mkdir(parents=True, exist_ok=True)
-        return CodeRequest(
-            task=self.task,
-            tree=before,
-            parent=parent,
-            node_id=node_id,
-            stage=proposal.stage,
-            sibling=node_id - plan.first_id,
-            siblings=len(plan.children),
-            files=self._git.files(parent.commit),
-            knowledge=self._knowledge,
-            seed=node_seed(self.config.seed, node_id),
-            log_dir=log_dir,
-            read_files=lambda i: self._git.files(before[i].commit),
-        )
-
-    def _run_coded(self, coded: Future[None], node_id: int) -> None:
-        coded.result()
-        tree = self.run.tree
-        if self.cancel.is_set() or node_id not in tree or _done(tree, node_id):
-            return
-        node = self.run.tree[node_id]
-        files = self._git.files(node.commit)
-        seed = self.config.seed * 1000 + node_id
-        log_dir = self.run.directory.node_dir(node_id)
-        trial = self.trials.run(
-            f"node-{node_id}", files, log_dir, seed, self._listener(f"node-{node_id}")
-        )
-        if trial.outcome is not None:
-            self._finish_node(node_id, trial.outcome, trial.reason, trial)
-        elif not self.cancel.is_set():
-            raise ExecutorError(f"node {node_id} could not be run: {trial.reason}")
-
-    def _listener(self, job: str) -> Listener:
-        return Listener(
-            on_started=lambda handle: self._record("job_started", job=job, handle=dict(handle)),
-            on_line=lambda metrics, text, at_s: self._on_progress(job, metrics, text, at_s),
-        )
-
-    # --- the end of a node ------------------------------------------------------------------
-
-    def _finish_node(
-        self, node_id: int, outcome: Outcome, reason: str, trial: Trial | None
-    ) -> None:
-        node = self.run.tree[node_id]
-        report = trial.report if trial else Report(())
-        summary = self._summarize(node, outcome, reason, report, trial)
-        with self._lock:
-            self._record(
-                "node_finished",
-                id=node_id,
-                outcome=str(outcome),
-                reason=reason,
-                metrics=metrics_to_dict(report.last),
-                summary=summary[:MAX_SUMMARY],
-                wall_s=round(trial.execution.wall_s, 3) if trial else None,
-            )
-            node = self.run.tree[node_id]
-            self._annotate(node)
-            self._notify("node_finished", run=self.run, node=node)
-
-    def _summarize(
-        self, node: Node, outcome: Outcome, reason: str, report: Report, trial: Trial | None
-    ) -> str:
-        log_dir = self.run.directory.node_dir(node.id)
-        log_dir.mkdir(parents=True, exist_ok=True)
-        calibration = self.run.calibration
-        request = SummaryRequest(
-            task=self.task,
-            node=replace(node, outcome=outcome, reason=reason, metrics=report.last),
-            parent=self.run.tree[node.parent or 0],
-            report=report,
-            execution=trial.execution if trial else None,
-            stdout=read_tail(log_dir / "rank0.stdout.log"),
-            stderr=read_tail(log_dir / "rank0.stderr.log"),
-            start_ms=calibration.start_ms if calibration else None,
-            log_dir=log_dir,
-        )
-        text = self._redactor.clean(self.parts.summarizer.summarize(request))
-        write_atomic(log_dir / "summary.md", text, sync=False)
-        return text
-
-    def _annotate(self, node: Node) -> None:
-        lines = [f"Outcome: {node.outcome}"]
-        if node.reason:
-            lines.append(f"Reason: {node.reason}")
-        if node.metrics:
-            lines.append(f"Val-loss: {node.metrics.val_loss:.4f}")
-            lines.append(f"Train-time-ms: {node.metrics.train_time_ms}")
-        if (value := self.run.node_fsr(node)) is not None:
-            lines.append(f"FSR: {value:.4f}")
-        self._git.annotate(node.commit, "\n".join(lines) + "\n", at=node.id)
-
-    # --- journal and observers --------------------------------------------------------------
-
-    def _record(self, kind: str, **facts: Any) -> None:
-        event = self._redactor.tree({"type": kind, "at": round(time.time(), 3), **facts})
-        with self._lock:
-            self._journal.append(event)
-            self.run.apply(event)
-            self._on_event(event)
-
-    def _notify(self, hook: str, **facts: Any) -> None:
-        try:
-            self.plugins.notify(hook, self._on_warning, **facts)
-        except StopRun as stop:
-            self._stop = stop
+    def _check(self, children: Sequence[Proposal], pending: Sequence[int]) -> None:
+        """Refuse what no scaffold may ask for."""
+        for child in children:
+            if child.parent not in self.run.tree or child.parent in pending:
+                raise SpeedkitError(
+                    f"scaffold {self.config.scaffold} asks for a child of node {child.parent}, "
+                    "which is not finished"
+                )
 
     def _finish(self, status: str) -> str:
-        self._record("run_finished", status=status)
-        self._notify("run_finished", run=self.run, status=status)
+        lanes = self._clock.facts() if self._clock else None
+        self._recorder.record("run_finished", status=status, lanes=lanes)
+        self._recorder.notify("run_finished", status=status)
         return status
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether an observer asked for the end of the run."""
+        return self._recorder.stop is not None
+
+
+class _Floor:
+    """Where the nodes of a run are worked on: coders, lanes and closers, each a queue.
+
+    The main thread plans and hands on; it alone reads ``_done``, into which the others put
+    what came of a piece of work.
+    """
+
+    def __init__(self, search: Search, work: NodeWork, clock: LaneClock) -> None:
+        self.search, self.work, self.clock = search, work, clock
+        self.run = search.run
+        self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._busy = 0
+        self._uncoded: set[int] = set()
+        self._queued: set[int] = set()
+        self._over_budget: BudgetReached | None = None
+
+    def run_all(self) -> None:
+        """Do unfinished steps, then plan and do further ones until there are none.
+
+        Raises:
+            BudgetReached: a limit on model calls, after what was under way is finished.
+        """
+        pools = (
+            ThreadPoolExecutor(MAX_CODERS, thread_name_prefix="coder"),
+            ThreadPoolExecutor(self.clock.lanes, thread_name_prefix="lane"),
+            ThreadPoolExecutor(MAX_CLOSERS, thread_name_prefix="closer"),
+        )
+        self._coders, self._lanes, self._closers = pools
+        with ExitStack() as stack:
+            for pool in pools:
+                stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            try:
+                for plan in list(self.run.plans):
+                    self._take_up(plan)
+                self._loop()
+            except BaseException:
+                self.search.abort()
+                raise
+        if self._over_budget is not None:
+            raise self._over_budget
+
+    def _loop(self) -> None:
+        while True:
+            self._plan()
+            if not self._busy:
+                return
+            self._take_one()
+
+    def _take_one(self) -> None:
+        timeout = LOOK_S if self._may_look_ahead() else None
+        try:
+            done = self._done.get(timeout=timeout)
+        except queue.Empty:
+            return
+        done()
+
+    # --- planning -------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        while self._is_time():
+            plan = self.search.next_plan(ahead=self._busy > 0)
+            if plan is None:
+                return
+            self._take_up(plan)
+
+    def _is_time(self) -> bool:
+        if self._over_budget is not None or self.search.is_ending:
+            return False
+        return not self._busy or (self._may_look_ahead() and self._lanes_run_dry())
+
+    def _may_look_ahead(self) -> bool:
+        """Whether another step may be planned while nodes of earlier ones are unfinished."""
+        unfinished = sum(not self.run.is_done(plan) for plan in self.run.plans)
+        allowed = self.search.parts.scaffold.lookahead
+        return 0 < unfinished <= allowed and not self._uncoded
+
+    def _lanes_run_dry(self) -> bool:
+        """Whether the lanes will have nothing to do before new nodes can be coded."""
+        job_s, coding_s = self.clock.mean_s("running"), self.clock.mean_s("coding")
+        waiting = len(self._queued)
+        if job_s is None or coding_s is None:
+            return waiting == 0
+        return waiting * job_s / self.clock.lanes <= AHEAD * coding_s
+
+    def _take_up(self, plan: Plan) -> None:
+        """Have the nodes of a step coded, or go on with those that are."""
+        known = Tree(n for n in self.run.tree if n.id < plan.first_id and n.id not in plan.pending)
+        for node_id, proposal in plan.items():
+            if self.run.is_finished(node_id):
+                continue
+            if node_id not in self.run.tree:
+                code: Callable[[], None] = partial(self.work.code, known, plan, node_id, proposal)
+            else:
+                code = _nothing
+            self._uncoded.add(node_id)
+            self._submit(self._coders, partial(self._code, node_id, code), self._coded, node_id)
+
+    # --- stations, each in a thread of its pool, and what the main thread does after it ----
+
+    def _submit(
+        self,
+        pool: ThreadPoolExecutor,
+        station: Callable[[], Any],
+        then: Callable[[int, Any], None],
+        node_id: int,
+    ) -> None:
+        self._busy += 1
+        future = pool.submit(station)
+        future.add_done_callback(lambda f: self._done.put(partial(self._end, f, then, node_id)))
+
+    def _end(self, future: Future[Any], then: Callable[[int, Any], None], node_id: int) -> None:
+        self._busy -= 1
+        then(node_id, future.result())
+
+    def _code(self, node_id: int, code: Callable[[], None]) -> bool:
+        """Code a node; whether it is to be run."""
+        if self.search.cancel.is_set() or self._over_budget is not None:
+            return False
+        with self.clock.at("coding"):
+            try:
+                code()
+            except BudgetReached as limit:
+                self._over_budget = limit
+                return False
+            return self.work.admit(node_id)
+
+    def _coded(self, node_id: int, is_admitted: bool) -> None:
+        self._uncoded.discard(node_id)
+        if is_admitted:
+            self._queued.add(node_id)
+            self._submit(self._lanes, partial(self._execute, node_id), self._executed, node_id)
+
+    def _execute(self, node_id: int) -> Any:
+        self._queued.discard(node_id)
+        if self.search.cancel.is_set():
+            return None
+        with self.clock.at("running"):
+            return self.work.execute(node_id)
+
+    def _executed(self, node_id: int, result: Any) -> None:
+        if result is not None:
+            self._submit(
+                self._closers, partial(self._close, node_id, result), _after_nothing, node_id
+            )
+
+    def _close(self, node_id: int, result: Any) -> None:
+        with self.clock.at("summarizing"):
+            self.work.close(node_id, *result)
+
+
+def _nothing() -> None:
+    """What coding a node takes that is coded already."""
+
+
+def _after_nothing(node_id: int, result: Any) -> None:
+    """What follows the last station."""
 
 
 def step_rng(seed: int, step: int) -> random.Random:
@@ -584,20 +484,20 @@ def step_rng(seed: int, step: int) -> random.Random:
     return random.Random(f"{seed}/{step}")
 
 
-def node_seed(seed: int, node_id: int) -> int:
-    """Return the seed of a node's own, given that of the run."""
-    return random.Random(f"{seed}/node/{node_id}").getrandbits(63)
-
-
 def takes_reference(config: RunConfig, executor: Executor) -> bool:
     """Whether the times of both records are the manifest's, so that nothing is measured."""
     return config.calibration == "reference" or bool(executor.smoke_steps)
 
 
-def root_node(task: Task) -> Node:
+def calibration_runs(config: RunConfig, task: Task) -> int:
+    """Return how often each record is run in a calibration."""
+    return config.calibration_runs or task.family.defaults.calibration_runs or 3
+
+
+def root_node(task: Task, code: str = "") -> Node:
     """Return node 0 of a task before its outcome is known."""
     title = f"Record {task.start.index}: {task.start.title}"
-    return Node(0, None, Stage.ROOT, 0, hypothesis=title)
+    return Node(0, None, Stage.ROOT, 0, hypothesis=title, code=code)
 
 
 def root_metrics(task: Task, calibration: Calibration) -> Metrics:
@@ -605,30 +505,3 @@ def root_metrics(task: Task, calibration: Calibration) -> Metrics:
     losses = calibration.start_losses
     loss = sorted(losses)[len(losses) // 2] if losses else task.rules.target
     return Metrics(0, None, loss, round(calibration.start_ms))
-
-
-def _done(tree: Tree, node_id: int) -> bool:
-    return node_id in tree and tree[node_id].outcome is not Outcome.PENDING
-
-
-def _created(node: Node, commit: str, draft: Draft, coder: str) -> dict[str, Any]:
-    return {
-        "id": node.id,
-        "parent": node.parent,
-        "stage": str(node.stage),
-        "step": node.step,
-        "commit": commit,
-        "hypothesis": draft.hypothesis,
-        "coder": coder,
-        "model": draft.model,
-        "notes": dict(draft.notes),
-    }
-
-
-def _wait(futures: Sequence[Future[None]]) -> None:
-    """Wait for all; raise the first error as soon as it is there."""
-    wait(futures, return_when=FIRST_EXCEPTION)
-    for future in futures:
-        if future.done():
-            future.result()
-    wait(futures)

@@ -413,6 +413,11 @@ class Family(_Strict):
             raise FamilyError(f"{self.data.env} names no folder: {named}")
         return Path(named).resolve()
 
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Names of files that a run leaves for the guards, a checkpoint for example."""
+        return ()
+
     def adapt(self, source: str, torch_version: str) -> tuple[str, tuple[str, ...]]:
         """Return a script as the given torch can run it, and a note for each change."""
         if self.hooks.adapt is None:
@@ -433,10 +438,19 @@ class Family(_Strict):
 
 
 class Task(_Strict):
-    """A transition ``R_i → R_{i+1}`` to reproduce."""
+    """A transition ``R_i → R_{i+1}`` to reproduce.
+
+    Attributes:
+        gate: validation loss at or under which a node is valid, where it is not the family's.
+    """
 
     family: Family
     transition: Transition
+    gate: float | None = None
+
+    def gated(self, target_loss: float | None) -> Task:
+        """Return the task with another gate; None leaves the family's."""
+        return self.model_copy(update={"gate": target_loss})
 
     @property
     def id(self) -> int:
@@ -461,7 +475,8 @@ class Task(_Strict):
     @property
     def rules(self) -> MetricRules:
         """Where the metrics of a node stand and when it counts."""
-        return _with_source(self.start.rules, self.transition.metrics.source)
+        rules = _with_source(self.start.rules, self.transition.metrics.source)
+        return rules if self.gate is None else rules.model_copy(update={"target": self.gate})
 
     @property
     def run(self) -> RunRules:

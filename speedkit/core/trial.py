@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from speedkit.core.metrics import (
     Metrics,
     Report,
     is_malformed,
+    metrics_from_dict,
     metrics_to_dict,
     parse_line,
     parse_log,
@@ -35,6 +38,12 @@ MAX_LINES = 200_000
 
 Started = Callable[[Mapping[str, Any]], None]
 Progress = Callable[[Metrics | None, str, float], None]
+Stop = Callable[[Metrics, float], str | None]
+"""Given a validation and the seconds since spawn, says why the job is to be ended, or nothing."""
+PROGRAM = "guard_program.py"
+"""Name of a trusted program in the workspace that it shares with a node's files."""
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1", "TORCH_COMPILE_DISABLE": "1"}
+"""Environment in which torch compiles nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,10 @@ class Trial:
     """What one training run came to.
 
     Attributes:
-        outcome: valid, invalid or buggy; None when the run was cancelled.
+        outcome: valid, invalid, buggy or stopped; None when the run was cancelled.
         reason: why it is not valid.
+        arrivals: seconds since spawn at which each validation line came, and what it said.
+        artifacts: files that the family asks to be kept of a run, by name; untrusted.
     """
 
     execution: Execution
@@ -51,10 +62,32 @@ class Trial:
     outcome: Outcome | None
     reason: str
 
+    arrivals: tuple[tuple[float, Metrics], ...] = ()
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+
     @property
     def metrics(self) -> Metrics | None:
         """The last validation."""
         return self.report.last
+
+
+class Cancel(threading.Event):
+    """Set by itself, or with the event of the whole run."""
+
+    def __init__(self, run: threading.Event) -> None:
+        super().__init__()
+        self._run = run
+
+    def is_set(self) -> bool:
+        """Whether either of the two is set."""
+        return super().is_set() or self._run.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until either of the two is set, or so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (deadline is None or time.monotonic() < deadline):
+            super().wait(0.05)
+        return self.is_set()
 
 
 @dataclass
@@ -65,10 +98,12 @@ class Listener:
         on_started: receives the handle of the running job.
         on_line: receives each line of rank 0 with its metrics, if it has any, and the
             seconds since the job was spawned.
+        on_metrics: receives each validation and the seconds since spawn.
     """
 
     on_started: Started = lambda handle: None
     on_line: Progress = lambda metrics, text, at_s: None
+    on_metrics: Callable[[Metrics, float], None] = lambda metrics, at_s: None
     lines: list[str] = field(default_factory=list)
     arrivals: list[tuple[float, Metrics]] = field(default_factory=list)
 
@@ -85,6 +120,7 @@ class Listener:
             self.lines.append(text)
             if metrics:
                 self.arrivals.append((at_s, metrics))
+                self.on_metrics(metrics, at_s)
         self.on_line(metrics, text, at_s)
 
 
@@ -97,6 +133,7 @@ class Trials:
         data: what the workspace shows as ``data/``, None for nothing.
         cancel: when set, running jobs are ended.
         cache: folder in which jobs share what torch compiles, None for none.
+        artifacts: names of further files to keep of a run, for guards.
     """
 
     task: Task
@@ -106,6 +143,7 @@ class Trials:
     data: Path | None
     cancel: threading.Event
     cache: Path | None = None
+    artifacts: tuple[str, ...] = ()
 
     @cached_property
     def rules(self) -> RunRules:
@@ -130,6 +168,8 @@ class Trials:
         log_dir: Path,
         seed: int,
         listener: Listener | None = None,
+        stop: Stop | None = None,
+        smoke_steps: int | None = None,
     ) -> Trial:
         """Run a script to its end, and again if the machinery failed.
 
@@ -138,47 +178,113 @@ class Trials:
             files: text by file name.
             log_dir: where captured output and ``metrics.json`` go.
             seed: offered to the script as ``SPEEDKIT_SEED``.
+            stop: asked at every validation whether the job is to be ended early.
+            smoke_steps: let the script make so many steps, without compilation, and never
+                count; where the executor itself is set to smoke runs, its number holds.
         """
         log_dir.mkdir(parents=True, exist_ok=True)
-        files, notes = self._fit(files)
+        steps = self.executor.smoke_steps or smoke_steps
+        files, notes = self._fit(files, steps)
+        env = {} if smoke_steps is None else UNCOMPILED
+        watch = Listener() if listener is None else listener
+        early = _Early(stop, Cancel(self.cancel))
+        watch.on_metrics = early
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            watch = Listener() if listener is None else listener
             watch.lines.clear()
             watch.arrivals.clear()
-            execution = self._attempt(name, files, log_dir, seed, watch)
-            if execution.ending is not Ending.LOST or self.cancel.is_set():
+            execution = self._attempt(name, files, log_dir, seed, watch, early.cancel, env)
+            if execution.ending is not Ending.LOST or early.cancel.is_set():
                 break
             if attempt < MAX_ATTEMPTS:
                 time.sleep(0.5 * attempt)
+        artifacts = {p.name: p for p in execution.collected if p.name in self.artifacts}
         report = self._report(execution, watch)
         write_json(log_dir / "metrics.json", _as_json(execution, report, watch, notes), sync=False)
         outcome, reason = verdict(execution, report, self.task.rules.target)
-        if self.executor.smoke_steps and outcome in (Outcome.VALID, Outcome.INVALID):
+        if early.reason and execution.ending is Ending.CANCELLED and not self.cancel.is_set():
+            outcome, reason = Outcome.STOPPED, early.reason
+        if steps and outcome in (Outcome.VALID, Outcome.INVALID):
             outcome = Outcome.INVALID
-            reason = f"smoke run of {self.executor.smoke_steps} steps, which never counts"
-        return Trial(execution, report, outcome, reason)
+            reason = f"smoke run of {steps} steps, which never counts"
+        return Trial(execution, report, outcome, reason, tuple(watch.arrivals), artifacts)
 
-    def _fit(self, files: Mapping[str, str]) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    def program(
+        self,
+        name: str,
+        files: Mapping[str, str],
+        artifacts: Mapping[str, Path],
+        log_dir: Path,
+        source: str,
+        *,
+        inputs: Mapping[str, bytes] | None = None,
+        collect: Sequence[str] = (),
+        timeout_s: float = 300.0,
+    ) -> tuple[Execution, Mapping[str, Path]]:
+        """Run a trusted program beside a node's files, where and as nodes are run.
+
+        See :class:`speedkit.core.guards.RunProgram` for the arguments.
+        """
+        log_dir.mkdir(parents=True, exist_ok=True)
+        files, _ = self._fit(files, None)
+        with self._workspace(name) as workspace:
+            for file, text in {**files, PROGRAM: source}.items():
+                (workspace / file).write_text(text, encoding="utf-8", newline="")
+            for file, path in artifacts.items():
+                shutil.copyfile(path, workspace / file)
+            for file, data in (inputs or {}).items():
+                (workspace / file).write_bytes(data)
+            job = Job(
+                name=name,
+                run_id=self.run_id,
+                workspace=workspace.absolute(),
+                log_dir=log_dir.absolute(),
+                script=PROGRAM,
+                launcher="python",
+                timeout_s=timeout_s,
+                stall_s=timeout_s,
+                collect=tuple(collect),
+                cancel=self.cancel,
+            )
+            execution = self.executor.execute(job, Listener())
+        return execution, {p.name: p for p in execution.collected}
+
+    def _fit(
+        self, files: Mapping[str, str], steps: int | None
+    ) -> tuple[Mapping[str, str], tuple[str, ...]]:
         """Return the files as this machine's torch runs them, and a note for each change."""
         source = files[self.task.script]
         notes: tuple[str, ...] = ()
         if self.torch_version is not None:
             source, notes = self.task.family.adapt(source, self.torch_version)
-        if steps := self.executor.smoke_steps:
+        if steps:
             source, more = self.task.family.smoke(source, steps, self.rules.nproc)
             notes += more
         return {**files, self.task.script: source}, notes
 
     def _attempt(
-        self, name: str, files: Mapping[str, str], log_dir: Path, seed: int, watch: Listener
+        self,
+        name: str,
+        files: Mapping[str, str],
+        log_dir: Path,
+        seed: int,
+        watch: Listener,
+        cancel: threading.Event,
+        env: Mapping[str, str],
     ) -> Execution:
+        with self._workspace(name) as workspace:
+            self._fill(workspace, files)
+            job = self._job(name, workspace, log_dir, seed, files[self.task.script])
+            job = replace(job, cancel=cancel, env={**job.env, **env})
+            return self.executor.execute(job, watch)
+
+    @contextmanager
+    def _workspace(self, name: str) -> Iterator[Path]:
+        """A fresh folder for a job, gone afterwards."""
         workspace = self.work_dir / name
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
         try:
-            self._fill(workspace, files)
-            job = self._job(name, workspace, log_dir, seed, files[self.task.script])
-            return self.executor.execute(job, watch)
+            yield workspace
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
 
@@ -204,19 +310,43 @@ class Trials:
             env={**self.rules.env, **cache, SEED_VARIABLE: str(seed)},
             timeout_s=self.rules.timeout_s,
             stall_s=self.rules.stall_s,
-            collect=() if source == "stdout" else (source,),
-            cancel=self.cancel,
+            collect=(*self.artifacts, *(() if source == "stdout" else (source,))),
         )
 
     def _report(self, execution: Execution, watch: Listener) -> Report:
         if self.task.rules.source == "stdout":
             return parse_log(watch.lines)
-        return parse_log(line for path in execution.collected for line in _lines_of(path))
+        logs = (path for path in execution.collected if path.name not in self.artifacts)
+        return parse_log(line for path in logs for line in _lines_of(path))
+
+
+class _Early:
+    """Asks at every validation whether to go on, and cancels the job when not."""
+
+    def __init__(self, stop: Stop | None, cancel: Cancel) -> None:
+        self.stop, self.cancel = stop, cancel
+        self.reason = ""
+
+    def __call__(self, metrics: Metrics, at_s: float) -> None:
+        if self.stop is not None and not self.reason:
+            self.reason = self.stop(metrics, at_s) or ""
+            if self.reason:
+                self.cancel.set()
 
 
 def _lines_of(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
         yield from read_lines(file)
+
+
+def read_curve(folder: Path) -> list[Metrics]:
+    """Return every validation of a training run; empty if its ``metrics.json`` is not whole."""
+    try:
+        values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        curve = [metrics_from_dict(one) for one in values["curve"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [m for m in curve if m is not None]
 
 
 def verdict(execution: Execution, report: Report, target: float) -> tuple[Outcome | None, str]:

@@ -44,7 +44,8 @@ def key(monkeypatch):
 
 def settings(server, **more):
     """Return the settings of a run that asks the server."""
-    return {"coder": "llm", "model": "openai/fake", "api_base": server.url, "nodes": 4, **more}
+    common = {"coder": "llm", "model": "openai/fake", "nodes": 4, "train_duplicates": True}
+    return {**common, "api_base": server.url, **more}
 
 
 def everything_below(path):
@@ -137,6 +138,7 @@ def test_kill_during_a_model_call_then_resume(toy_run, key, tmp_path):
         command = [sys.executable, "-m", "speedkit.cli", "run", f"{TOY}/1", "--out", str(path)]
         command += ["--load", str(INSTANT), "--executor", "instant", "--nodes", "3"]
         command += ["--scaffold", "tree", "--model", "openai/fake", "--api-base", server.url]
+        command += ["--train-duplicates"]
         process = subprocess.Popen([*command, "--display", "none"])
         deadline = time.monotonic() + 60
         while not server.requests:

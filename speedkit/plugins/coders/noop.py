@@ -11,4 +11,4 @@ class NoopCoder(Coder):
     def write(self, request: CodeRequest) -> Draft:
         """Return the files of the parent, byte for byte."""
         hypothesis = f"no change: the code of node {request.parent.id} once more"
-        return Draft(files=dict(request.files), hypothesis=hypothesis)
+        return Draft(files=dict(request.files), hypothesis=hypothesis, repeat=True)

@@ -20,7 +20,8 @@ class OracleCoder(Coder):
         task = request.task
         files = {**request.files, task.script: _target_source(task)}
         target = task.target
-        return Draft(files=files, hypothesis=f"record {target.index} itself: {target.title}")
+        hypothesis = f"record {target.index} itself: {target.title}"
+        return Draft(files=files, hypothesis=hypothesis, repeat=True)
 
 
 def _target_source(task: Task) -> str:

@@ -110,6 +110,11 @@ class TorchrunExecutor(Executor):
         """Steps of a smoke run, if the option gives them."""
         return None if self.options.smoke_steps is None else int(self.options.smoke_steps)
 
+    @property
+    def interpreter(self) -> str:
+        """The Python that runs the scripts."""
+        return machine.find_interpreter(self.options.python)
+
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; may be called from several threads at once."""
         job = self._with_options(job)

@@ -43,6 +43,22 @@ Trees = Annotated[
         "shared: all nodes are one tree"
     ),
 ]
+Lookahead = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=16,
+        description="steps planned from the tree as it is while jobs of earlier ones run; 0: a "
+        "step begins when the one before it is complete, as in published comparisons",
+    ),
+]
+DropSuperseded = Annotated[
+    bool,
+    Field(
+        description="do not run an improvement drafted ahead when a better node than its parent "
+        "has been found meanwhile; it is kept in the history and costs no node"
+    ),
+]
 
 
 class PolicyOptions(Options):
@@ -54,6 +70,8 @@ class PolicyOptions(Options):
     max_debug_depth: MaxDebugDepth = 5
     selection: Selection = "global"
     trees: Trees = "shared"
+    lookahead: Lookahead = 0
+    drop_superseded: DropSuperseded = False
 
 
 class PolicyScaffold(Scaffold):
@@ -83,12 +101,32 @@ class PolicyScaffold(Scaffold):
     Options = PolicyOptions
     options: PolicyOptions
 
+    @property
+    def lookahead(self) -> int:
+        """How many steps may be planned while nodes of earlier ones are unfinished."""
+        return self.options.lookahead
+
+    def is_superseded(self, tree: Tree, node: Node) -> bool:
+        """Whether the node's parent would not be chosen any more, where that matters."""
+        if not self.options.drop_superseded or node.stage is not Stage.IMPROVE:
+            return False
+        rivals = list(tree)
+        if self.options.trees == "per_root":
+            branch = tree.branch(node.id)
+            rivals = [n for n in tree if n.id != 0 and tree.branch(n.id) == branch]
+        best = min((n for n in rivals if n.is_valid), key=speed_key, default=None)
+        assert node.parent is not None
+        return best is not None and speed_key(best) < speed_key(tree[node.parent])
+
     def propose(self, tree: Tree, rng: random.Random) -> Sequence[Proposal]:
-        """Return the children of the next step; none after the drafts if ``children`` is 0."""
+        """Return the children of the next step.
+
+        Where ``children`` is 0 there are only drafts: so many, or as the budget allows.
+        """
         if len(tree) == 1:
             return _children(tree.root, self.options.drafts or UNBOUNDED)
         if self.options.children == 0:
-            return []
+            return [] if self.options.drafts else _children(tree.root, UNBOUNDED)
         if rng.random() < self.options.debug_prob and (leaves := self._debuggable(tree)):
             return [Proposal(rng.choice(leaves).id, Stage.DEBUG)]
         return _children(self._choose(tree), self.options.children)
