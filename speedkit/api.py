@@ -38,6 +38,7 @@ class RunTree(Tree):
         path: the run directory.
         status: ``finished``, ``stopped``, ``interrupted``, ``failed`` or ``running``.
         calibration: times of the start and target record; None before they are known.
+        lanes: how busy the executor was when the run last ended, as the journal says it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -45,6 +46,7 @@ class RunTree(Tree):
         self.path = run.directory.path
         self.status = run.status
         self.calibration: Calibration | None = run.calibration
+        self.lanes = run.lanes
 
     def fsr(self, node: Node | None = None) -> float | None:
         """FSR of a node, by default the best; None where it is not defined."""

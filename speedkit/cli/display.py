@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from speedkit.api import RunTree
 
-COLORS = {"valid": "green", "invalid": "yellow", "buggy": "red", "edit_failed": "magenta"}
+
+
+COLORS = {
+    "valid": "green",
+    "quarantined": "cyan",
+    "invalid": "yellow",
+    "buggy": "red",
+    "stopped": "blue",
+    "edit_failed": "magenta",
+}
 
 
 class Silent:
@@ -227,6 +236,12 @@ def _row(tree: RunTree, node: Any) -> list[Any]:
     ]
 
 
+def _lanes(facts: Mapping[str, Any]) -> str:
+    """Return how busy the executor was, and what idle lanes waited for."""
+    waits = ", ".join(f"{cause} {s:.1f} s" for cause, s in facts["idle_s"].items() if s >= 0.05)
+    return f"executor busy {facts['busy']:.0%}" + (f"; idle for {waits}" if waits else "")
+
+
 def closing_lines(tree: RunTree) -> list[str]:
     """Return the best node, its speedup and FSR, and where to look."""
     path, best = tree.path, tree.best()
@@ -243,5 +258,7 @@ def closing_lines(tree: RunTree) -> list[str]:
     lines.append(f"history  git -C {path / 'repo'} log --graph --all")
     if best is not None:
         lines.append(f"diff     speedkit diff {path} {best.id}")
-    lines.append(f"report   speedkit show {path}")
+    if tree.lanes:
+        lines.append(f"lanes    {_lanes(tree.lanes)}")
+    lines.append(f"report   speedkit report {path}")
     return lines

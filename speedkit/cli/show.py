@@ -49,6 +49,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "status": run.status,
         "best": run.best.id if run.best else None,
         "fsr": run.fsr,
+        "lanes": run.lanes,
         "calibration": run.calibration.to_dict() if run.calibration else None,
         "nodes": [describe_node(run, node) for node in run.tree],
     }
@@ -66,6 +67,8 @@ def describe_node(run: Run, node: Node) -> dict[str, Any]:
         "train_time_ms": node.train_time_ms,
         "fsr": run.node_fsr(node),
         "commit": node.commit,
+        "findings": [finding.to_dict() for finding in node.findings],
+        "same_as": node.same_as,
     }
 
 
@@ -90,6 +93,7 @@ def describe_whole_node(run: Run, node: Node) -> dict[str, Any]:
         "coder": node.coder or None,
         "model": node.model,
         "wall_s": node.wall_s,
+        "staleness": node.staleness,
         "hypothesis": node.hypothesis,
         "summary": node.summary,
         "notes": dict(node.notes),
@@ -126,6 +130,12 @@ def _show_node(run: Run, node: Node, as_json: bool) -> None:
     for title in ("hypothesis", "summary"):
         if facts[title].strip():
             echo(f"\n{title}\n{_indented(facts[title])}")
+    if facts["findings"]:
+        echo("\nguards")
+        for one in facts["findings"]:
+            echo(f"  {one['level']:<11} {one['guard']}: {clean(one['reason'])}")
+    if held := _HELD.get(facts["outcome"]):
+        echo(f"\n{held}")
     if facts["metrics"]:
         echo()
         print_table([_metrics_row(m) for m in facts["metrics"]], ("step", "val_loss", "time"))
@@ -133,6 +143,17 @@ def _show_node(run: Run, node: Node, as_json: bool) -> None:
         echo("\nlogs")
         for path in facts["logs"]:
             echo(f"  {clean(path)}")
+
+
+_HELD = {
+    "quarantined": "Its numbers are kept, but it is neither the best node nor does it have an FSR: "
+    "look at the diff and the findings. If it is honest, run again without that guard "
+    "(--guards), or let it be lenient (-o guard.NAME.strictness=lenient).",
+    "stopped": "It was ended early and has no score: it could not have recovered anything. "
+    "To let such jobs run to their end: -o stop.mode=off.",
+    "dropped": "It was drafted ahead and not run; its code is in the history.",
+}
+"""What else a reader of a node should know, by outcome."""
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -149,6 +170,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         "time": seconds(facts["train_time_ms"]),
         "FSR": None if fsr is None else f"{fsr:+.4f}",
         "wall time": None if facts["wall_s"] is None else f"{facts['wall_s']:.1f} s",
+        "same as": None if facts["same_as"] is None else f"node {facts['same_as']}, not run again",
         "coder": facts["coder"],
         "model": facts["model"],
         "commit": facts["commit"],

@@ -16,7 +16,7 @@ from speedkit.core.node import Node, Stage, Tree
 
 NODE_KEYS = [
     *("id", "parent", "stage", "outcome", "reason"),
-    *("val_loss", "train_time_ms", "fsr", "commit"),
+    *("val_loss", "train_time_ms", "fsr", "commit", "findings", "same_as"),
 ]
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 
@@ -27,7 +27,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 def test_a_run_as_json_has_exactly_these_keys(program, toy_run):
     tree = toy_run()
     facts = program("show", tree.path, "--json").json
-    assert list(facts) == ["task", "status", "best", "fsr", "calibration", "nodes"]
+    assert list(facts) == ["task", "status", "best", "fsr", "lanes", "calibration", "nodes"]
     assert all(list(node) == NODE_KEYS for node in facts["nodes"])
     best = tree.best()
     assert (facts["task"], facts["status"], facts["best"]) == ("toy/1", "finished", best.id)
@@ -59,8 +59,8 @@ def test_a_run_that_has_not_begun(program, toy_run):
     (path / "events.jsonl").unlink()
     facts = program("show", path, "--json").json
     assert facts == {
-        "task": "toy/1", "status": "new", "best": None, "fsr": None, "calibration": None,
-        "nodes": [],
+        "task": "toy/1", "status": "new", "best": None, "fsr": None, "lanes": None,
+        "calibration": None, "nodes": [],
     }  # fmt: skip
     assert "no valid node" in program("show", path).out
     assert program("log", path).out == ""
