@@ -95,7 +95,7 @@ def run(
         config = config or load_config({"task": task, **settings})
     plugins = plugins or Plugins(config.load, config.block)
     components = assemble(config, plugins)
-    found = task_of(config)
+    found = task_of(config) if resume is None else stored_task(directory)
     if resume is None:
         path = Path(out) if out is not None else default_run_path(found.name)
         directory = RunDirectory.create(path, make_manifest(config, components, found))
@@ -125,17 +125,33 @@ def open_run(path: str | os.PathLike[str]) -> RunTree:
 def open_state(path: Path) -> Run:
     """Fold the journal of a run directory, read only."""
     directory = RunDirectory(path)
-    values = directory.manifest["config"]
-    task = find_task(values["task"]).gated(values.get("target_loss"))
-    state = Run.open(directory, task)
+    state = Run.open(directory, stored_task(directory))
     if state.status == "running" and not directory.is_held():
         state.status = "interrupted"  # by a kill, which leaves no time to say so
     return state
 
 
 def task_of(config: RunConfig) -> Task:
-    """Return the task of a configuration, with its gate."""
-    return find_task(config.task).gated(config.target_loss)
+    """Return the task of a configuration, with its gate and the script it starts from.
+
+    Raises:
+        UsageError: the script cannot be read.
+    """
+    task = find_task(config.task).gated(config.target_loss)
+    if config.start is None:
+        return task
+    try:
+        return task.starting_from(Path(config.start).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the script to start from cannot be read: {error}") from None
+
+
+def stored_task(directory: RunDirectory) -> Task:
+    """Return the task of a run, as it was when the run began."""
+    values = directory.manifest["config"]
+    task = find_task(values["task"]).gated(values.get("target_loss"))
+    start = directory.manifest.get("start")
+    return task if start is None else task.starting_from(start["script"])
 
 
 def make_manifest(config: RunConfig, components: Components, task: Task) -> dict[str, Any]:
@@ -144,6 +160,8 @@ def make_manifest(config: RunConfig, components: Components, task: Task) -> dict
     values = config.model_dump(mode="json")
     values["task"] = f"{family}/{task.id}"
     values["load"] = [str(Path(p).resolve()) if p.endswith(".py") else p for p in config.load]
+    start = None if task.start_text is None else {"file": config.start, "script": task.start_text}
+    values["start"] = None  # the script itself stands in the manifest
     return {
         "run_id": uuid.uuid4().hex,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -154,6 +172,7 @@ def make_manifest(config: RunConfig, components: Components, task: Task) -> dict
         "components": dict(components.manifest),
         "scripts": _script_hashes(task),
         "hardware": dict(components.executor.fingerprint()),
+        "start": start,
     }
 
 
@@ -176,7 +195,7 @@ def _raised(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _script_hashes(task: Task) -> dict[str, str]:
-    hashes = {"start": hashlib.sha256(task.start.read().encode()).hexdigest()}
+    hashes = {"start": hashlib.sha256(task.start_files()[task.script].encode()).hexdigest()}
     if task.target.has_script():
         hashes["target"] = hashlib.sha256(task.target.read().encode()).hexdigest()
     return hashes

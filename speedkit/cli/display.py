@@ -69,8 +69,7 @@ class Plain(Silent):
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Show the events that a reader would miss."""
-        line = describe(event)
-        if line:
+        for line in describe(event).splitlines():
             self.say(line)
 
     def say(self, line: str) -> None:
@@ -155,9 +154,13 @@ def opening_lines(config: Any, path: Path) -> list[str]:
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """Return an event as a line for people; empty for those that are not worth one."""
+    """Return an event as text for people; empty for those that are not worth a line."""
     describer = _DESCRIBERS.get(event["type"])
     return printable(describer(event)) if describer else ""
+
+
+def _started(event: Mapping[str, Any]) -> str:
+    return "\n".join(f"note: {note}" for note in event.get("notes", ()))
 
 
 def _calibration_run(event: Mapping[str, Any]) -> str:
@@ -188,6 +191,7 @@ def _finished(event: Mapping[str, Any]) -> str:
 
 
 _DESCRIBERS = {
+    "run_started": _started,
     "calibration_run": _calibration_run,
     "calibrated": _calibrated,
     "node_created": _created,

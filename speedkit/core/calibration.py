@@ -213,7 +213,7 @@ def store_key(task: Task, fingerprint: Mapping[str, Any]) -> str:
         "schema": SCHEMA,
         "fingerprint": dict(fingerprint),
         "run": task.run.model_dump(mode="json"),
-        "start": task.start.read(),
+        "start": task.start_files()[task.script],
         "target": task.target.read() if task.target.path else task.target.time_ms,
         "target_loss": task.rules.target,
     }

@@ -233,6 +233,9 @@ class Job:
         timeout_s: wall-clock limit in seconds.
         stall_s: limit without any output, in seconds.
         collect: globs below the workspace of files to copy to ``log_dir`` afterwards.
+        readable: paths that the job reads besides its workspace and what links in it lead to.
+        writable: folders of speedkit's own that the job writes to besides its workspace.
+        hidden: folders that no job must see, wherever they lie.
         cancel: when set, the job is ended.
     """
 
@@ -248,6 +251,9 @@ class Job:
     timeout_s: float = 3600
     stall_s: float = 900
     collect: Sequence[str] = ()
+    readable: Sequence[Path] = ()
+    writable: Sequence[Path] = ()
+    hidden: Sequence[Path] = ()
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
@@ -323,6 +329,19 @@ class Executor(Component):
 
     def reap(self, handle: Mapping[str, Any]) -> None:
         """End what a dead controller left of a job, given its handle."""
+
+    def adopt(self, job: Job, handle: Mapping[str, Any], watch: Watch) -> Execution | None:
+        """Go on with a job that a dead controller started, given its handle.
+
+        Every line of the job comes to ``watch``, the earlier ones as well; its files and its
+        workspace are as they were. ``watch.started`` is not called again.
+
+        Returns:
+            What became of the job; None when it is to be run again, and then nothing of it is
+            left. This one ends it.
+        """
+        self.reap(handle)
+        return None
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return what timings depend on: hardware and versions, as JSON values."""

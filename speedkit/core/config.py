@@ -43,6 +43,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str = Field("mini/1", description="FAMILY/ID, or the path of a family folder and an id")
+    start: str | None = Field(
+        None, description="file with a script to start from, in place of the start record's"
+    )
     seed: int = Field(0, ge=0, description="seed of the scaffold and the coder")
     nodes: int | None = Field(
         None, ge=1, description="nodes besides the start record; default: the family's, or 20"

@@ -97,6 +97,10 @@ def check(
 
 # --- syntax -----------------------------------------------------------------------------
 
+CRASH_LENGTH = 100_000
+"""Characters; only a longer text nests so deeply that the parser of Python 3.10 dies of it."""
+_CAN_CRASH = sys.version_info < (3, 11)
+_TRY = "import ast, sys; compile(ast.parse(sys.stdin.buffer.read()), 'script', 'exec')"
 _compiling = threading.Lock()
 
 
@@ -108,12 +112,25 @@ def parse(text: str, name: str = "script") -> ast.Module:
         ValueError: it holds a NUL character, or a number that is too long.
         RecursionError: it is nested too deeply, as is MemoryError.
     """
+    if _CAN_CRASH and len(text) > CRASH_LENGTH and not _survives(text):
+        raise RecursionError
     # The filters of warnings belong to the process, and several threads may come here.
     with _compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(text.removeprefix("\ufeff"), name)
         compile(tree, name, "exec", dont_inherit=True)
     return tree
+
+
+def _survives(text: str) -> bool:
+    """Whether a Python lives on after parsing a text, well or not."""
+    command = [sys.executable, "-I", "-c", _TRY]
+    data = text.encode("utf-8", "surrogatepass")
+    try:
+        tried = subprocess.run(command, input=data, capture_output=True, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return tried.returncode in (0, 1)
 
 
 def parse_file(name: str, text: str) -> ast.Module | Preflight:

@@ -163,8 +163,12 @@ class Search:
         self._reap()
         if self.config.model is not None:
             self.llm().check()
-        run_id = self.run.directory.run_id
-        self._recorder.record("run_started", run_id=run_id, task=self.task.name)
+        self._recorder.record(
+            "run_started",
+            run_id=self.run.directory.run_id,
+            task=self.task.name,
+            notes=list(self.task.notes()),
+        )
         self._recorder.notify("run_started")
         work = self._make_work()
         if self.run.calibration is None:

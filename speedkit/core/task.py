@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli
 from pydantic import (
@@ -22,6 +22,9 @@ from pydantic import (
 
 from speedkit.core.errors import FamilyError, UnknownNameError, UsageError
 from speedkit.core.paths import cache_dir
+
+if TYPE_CHECKING:
+    from speedkit.core.evaluation import ModelTest
 
 FAMILY_FILE = "family.toml"
 BUILTIN_ROOT = Path(__file__).resolve().parent.parent / "records"
@@ -141,11 +144,30 @@ class Hooks(_Strict):
             short run that can never count, and one note for each change.
         reference: given a task, returns why the manifest's times may not be compared with
             those that its scripts print here; empty if they may.
+        notes: given a task, returns what a reader of its times must know, a line each.
     """
 
     adapt: Hook | None = None
     smoke: Hook | None = None
     reference: Hook | None = None
+    notes: Hook | None = None
+
+
+class EvaluationRules(_Strict):
+    """What guards may use to check what a script says of itself.
+
+    Attributes:
+        artifact: name of the file with the trained model that a run leaves in its folder.
+        model: ``module:function`` that, given a task, the data folder and a secret seed,
+            returns the :class:`speedkit.core.evaluation.ModelTest` of the family.
+        startup_s: seconds that a run may take before its clock starts, and after it stops.
+        validation_s: seconds that one validation, which the clock does not count, may take.
+    """
+
+    artifact: FileName | None = None
+    model: Hook | None = None
+    startup_s: float | None = Field(default=None, gt=0)
+    validation_s: float | None = Field(default=None, gt=0)
 
 
 class Defaults(_Strict):
@@ -311,6 +333,7 @@ class Family(_Strict):
     metrics_source: MetricsSource = "stdout"
     data: DataRules = DataRules()
     hooks: Hooks = Hooks()
+    evaluation: EvaluationRules = EvaluationRules()
     defaults: Defaults = Defaults()
     records: tuple[Record, ...] = Field(alias="record")
     transitions: tuple[Transition, ...] = Field(alias="task", default=())
@@ -416,7 +439,20 @@ class Family(_Strict):
     @property
     def artifacts(self) -> tuple[str, ...]:
         """Names of files that a run leaves for the guards, a checkpoint for example."""
-        return ()
+        artifact = self.evaluation.artifact
+        return () if artifact is None else (artifact,)
+
+    def model_test(self, task: Task, data: Path, seed: int) -> ModelTest | None:
+        """Return how the loss of a saved model is computed again, None if it cannot be.
+
+        Args:
+            data: folder of the data.
+            seed: of the tokens that no script has seen.
+        """
+        if self.evaluation.model is None:
+            return None
+        test: ModelTest = _resolve("evaluation.model", self.evaluation.model)(task, data, seed)
+        return test
 
     def adapt(self, source: str, torch_version: str) -> tuple[str, tuple[str, ...]]:
         """Return a script as the given torch can run it, and a note for each change."""
@@ -442,15 +478,24 @@ class Task(_Strict):
 
     Attributes:
         gate: validation loss at or under which a node is valid, where it is not the family's.
+        start_text: the script of node 0, where it is not the start record's.
     """
 
     family: Family
     transition: Transition
     gate: float | None = None
+    start_text: str | None = None
 
     def gated(self, target_loss: float | None) -> Task:
         """Return the task with another gate; None leaves the family's."""
         return self.model_copy(update={"gate": target_loss})
+
+    def starting_from(self, script: str | None) -> Task:
+        """Return the task with another script for node 0; None leaves the start record's.
+
+        The manifest has no time for such a script, so it is always measured.
+        """
+        return self.model_copy(update={"start_text": script})
 
     @property
     def id(self) -> int:
@@ -516,8 +561,15 @@ class Task(_Strict):
 
         Empty if they may.
         """
+        if self.start_text is not None:
+            return "it starts from a script of its own, whose time must be measured"
         hook = self.family.hooks.reference
         return "" if hook is None else str(_resolve("hooks.reference", hook)(self))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of the task's times must know, a line each."""
+        hook = self.family.hooks.notes
+        return () if hook is None else tuple(_resolve("hooks.notes", hook)(self))
 
     def data_folder(self, allow_short: bool = False) -> Path | None:
         """Return the folder of the data, prepared and found to suffice for the task.
@@ -540,7 +592,8 @@ class Task(_Strict):
 
     def start_files(self) -> dict[str, str]:
         """Return the files of node 0."""
-        return {self.script: self.start.read()}
+        text = self.start.read() if self.start_text is None else self.start_text
+        return {self.script: text}
 
     def hint(self, level: int) -> str:
         """Return the text of a hint level.

@@ -280,8 +280,21 @@ def test_reference_times_with_compilation_need_the_official_clock(nanogpt):
     assert nanogpt.task(1).reference_problem() == ""
 
 
+@needs_clone
+def test_a_run_says_which_clock_its_records_have(nanogpt):
+    import_records(CLONE, nanogpt)
+    first, second = nanogpt.task(1).notes()
+    assert first.startswith("record 1 has the consistent clock")
+    assert second.startswith("record 2 ")
+    assert len(nanogpt.task(3).notes()) == 1
+    assert nanogpt.task(4).notes() == ()
+    import_records(CLONE, nanogpt, clock="official")
+    assert "compilation included" in nanogpt.task(1).notes()[0]
+
+
 def test_a_family_without_such_a_hook_has_no_such_problem(family):
     assert family.task(1).reference_problem() == ""
+    assert family.task(1).notes() == ()
 
 
 @needs_clone

@@ -139,6 +139,16 @@ def record_status(record: Record) -> RecordStatus:
     return RecordStatus(record, "imported" if clock else "damaged", clock)
 
 
+def clock_notes(task: Task) -> list[str]:
+    """Return with which clock the records of a task run whose scripts were changed."""
+    counted = {
+        "official": "all steps, compilation included, as in the official re-timings",
+        "consistent": "steps from 10 on, as in all later records",
+    }
+    found = ((r.index, record_status(r).clock) for r in (task.start, task.target) if r.transform)
+    return [f"record {i} has the {c} clock: it counts {counted[c]}" for i, c in found if c]
+
+
 def reference_problem(task: Task) -> str:
     """Return why the manifest's times of a task do not compare with its scripts' clock.
 
