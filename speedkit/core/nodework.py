@@ -150,7 +150,7 @@ class NodeWork:
             return False
         self._early[node_id] = findings
         look = preflight(files, self.task.script, self.parts.executor.interpreter)
-        if not look:
+        if not look.ok:
             log = self.run.directory.node_dir(node_id) / "rank0.stderr.log"
             write_atomic(log, look.traceback + "\n", sync=False)
             self.finish(node_id, Outcome.BUGGY, look.reason, findings=findings)
@@ -200,7 +200,13 @@ class NodeWork:
         name, log_dir = f"node-{node_id}", self.run.directory.node_dir(node_id)
         best = self._best_before(node)
         trial = self._try_out(name, files, node) or self.trials.run(
-            name, files, log_dir, self._seed(node), self.listener(name), self._stop(node, best)
+            name,
+            files,
+            log_dir,
+            self._seed(node),
+            self.listener(name),
+            self._stop(node, best),
+            handle=self.run.handles.get(name),
         )
         if trial.outcome is None:
             if self.cancel.is_set():

@@ -38,7 +38,7 @@ print(json.dumps([name for name in asked["names"] if found(name)]))
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the look at a script came to; true when nothing speaks against running it.
+    """What the look at a script came to.
 
     Attributes:
         reason: one line for the user: what is wrong, and where; empty when nothing is.
@@ -48,7 +48,9 @@ class Preflight:
     reason: str = ""
     traceback: str = ""
 
-    def __bool__(self) -> bool:
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against running the script."""
         return not self.reason
 
 
@@ -73,14 +75,17 @@ def check(
         python: the interpreter that will run it; None to look at no imports.
         python_path: further folders in which that interpreter will look for modules.
     """
-    missing: dict[str, Preflight] = {}
+    wanted: dict[str, tuple[str, int]] = {}
     waiting, seen = [script], {script}
     while waiting:
         name = waiting.pop(0)
         tree = parse_file(name, files[name])
         if isinstance(tree, Preflight):
+            if _other_python_parses(python, files[name]):
+                continue
             return tree
-        if name == script and (fault := _relative_import(name, files[name], tree)):
+        fault = _script_fault(name, files[name], tree) if name == script else None
+        if fault is not None:
             return fault
         for module, line in _imports(tree):
             local = _local_file(module, files)
@@ -88,11 +93,12 @@ def check(
                 seen.add(local)
                 waiting.append(local)
             elif not local and not _is_local_folder(module, files):
-                missing.setdefault(module, _not_found(name, files[name], line, module))
-    if python is None or not missing:
+                wanted.setdefault(module, (name, line))
+    if python is None or not wanted:
         return PASSED
-    known = modules.known(python, tuple(python_path), missing)
-    return next((fault for module, fault in missing.items() if module not in known), PASSED)
+    known = modules.known(python, tuple(python_path), wanted)
+    missing = next((module for module in wanted if module not in known), None)
+    return PASSED if missing is None else _not_found(missing, *wanted[missing], files)
 
 
 # --- syntax -----------------------------------------------------------------------------
@@ -112,7 +118,7 @@ def parse(text: str, name: str = "script") -> ast.Module:
         ValueError: it holds a NUL character, or a number that is too long.
         RecursionError: it is nested too deeply, as is MemoryError.
     """
-    if _CAN_CRASH and len(text) > CRASH_LENGTH and not _survives(text):
+    if _CAN_CRASH and len(text) > CRASH_LENGTH and _try(sys.executable, text) not in (0, 1):
         raise RecursionError
     # The filters of warnings belong to the process, and several threads may come here.
     with _compiling, warnings.catch_warnings():
@@ -122,15 +128,21 @@ def parse(text: str, name: str = "script") -> ast.Module:
     return tree
 
 
-def _survives(text: str) -> bool:
-    """Whether a Python lives on after parsing a text, well or not."""
-    command = [sys.executable, "-I", "-c", _TRY]
+def _try(python: str, text: str) -> int | None:
+    """Return the exit status of an interpreter that parses a text; None if it does not run."""
+    command = [python, "-I", "-c", _TRY]
     data = text.encode("utf-8", "surrogatepass")
     try:
-        tried = subprocess.run(command, input=data, capture_output=True, timeout=ASK_S)
+        return subprocess.run(command, input=data, capture_output=True, timeout=ASK_S).returncode
     except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _other_python_parses(python: str | None, text: str) -> bool:
+    """Whether a script that is no Python here is some for the one that will run it."""
+    if python is None or python == sys.executable or _text_problem(text):
         return False
-    return tried.returncode in (0, 1)
+    return _try(python, text) == 0
 
 
 def parse_file(name: str, text: str) -> ast.Module | Preflight:
@@ -145,8 +157,6 @@ def parse_file(name: str, text: str) -> ast.Module | Preflight:
         return _syntax_error(name, "it is nested too deeply to be parsed")
     except (ValueError, OverflowError) as error:
         return _syntax_error(name, str(error))
-    if not any(not _is_constant(statement) for statement in tree.body):
-        return _syntax_error(name, "there is no code in it")
     return tree
 
 
@@ -233,8 +243,10 @@ def _is_local_folder(module: str, files: Mapping[str, str]) -> bool:
     return module in _FOLDERS or any(PurePosixPath(name).parts[0] == module for name in files)
 
 
-def _relative_import(name: str, text: str, tree: ast.Module) -> Preflight | None:
-    """Return what is wrong with a relative import, which a script run by itself cannot do."""
+def _script_fault(name: str, text: str, tree: ast.Module) -> Preflight | None:
+    """Return what is wrong with a file as a script: no code, or a relative import."""
+    if all(_is_constant(statement) for statement in tree.body):
+        return _syntax_error(name, "there is no code in it")
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.level:
             message = "attempted relative import with no known parent package"
@@ -242,8 +254,9 @@ def _relative_import(name: str, text: str, tree: ast.Module) -> Preflight | None
     return None
 
 
-def _not_found(name: str, text: str, line: int, module: str) -> Preflight:
-    return _import_error(name, text, line, "ModuleNotFoundError", f"No module named {module!r}")
+def _not_found(module: str, name: str, line: int, files: Mapping[str, str]) -> Preflight:
+    message = f"No module named {module!r}"
+    return _import_error(name, files[name], line, "ModuleNotFoundError", message)
 
 
 def _import_error(name: str, text: str, line: int, kind: str, message: str) -> Preflight:

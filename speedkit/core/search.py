@@ -210,8 +210,11 @@ class Search:
         )
 
     def _reap(self) -> None:
-        """End what a dead controller left running."""
+        """End what a dead controller left running, but for jobs that can be gone on with."""
+        adopts = type(self.parts.executor).adopt is not Executor.adopt
         for job, handle in list(self.run.handles.items()):
+            if adopts and job.startswith("node-"):
+                continue
             self.parts.executor.reap(handle)
             self._recorder.record("job_ended", job=job, ending="lost")
 

@@ -170,6 +170,7 @@ class Trials:
         listener: Listener | None = None,
         stop: Stop | None = None,
         smoke_steps: int | None = None,
+        handle: Mapping[str, Any] | None = None,
     ) -> Trial:
         """Run a script to its end, and again if the machinery failed.
 
@@ -181,6 +182,7 @@ class Trials:
             stop: asked at every validation whether the job is to be ended early.
             smoke_steps: let the script make so many steps, without compilation, and never
                 count; where the executor itself is set to smoke runs, its number holds.
+            handle: of the same job, started by a dead controller; gone on with if it can be.
         """
         log_dir.mkdir(parents=True, exist_ok=True)
         steps = self.executor.smoke_steps or smoke_steps
@@ -192,7 +194,10 @@ class Trials:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             watch.lines.clear()
             watch.arrivals.clear()
-            execution = self._attempt(name, files, log_dir, seed, watch, early.cancel, env)
+            job = self._job(name, log_dir, seed, files[self.task.script])
+            job = replace(job, cancel=early.cancel, env={**job.env, **env})
+            execution = self._adopt(job, handle, watch) or self._attempt(job, files, watch)
+            handle = None
             if execution.ending is not Ending.LOST or early.cancel.is_set():
                 break
             if attempt < MAX_ATTEMPTS:
@@ -261,20 +266,20 @@ class Trials:
             notes += more
         return {**files, self.task.script: source}, notes
 
-    def _attempt(
-        self,
-        name: str,
-        files: Mapping[str, str],
-        log_dir: Path,
-        seed: int,
-        watch: Listener,
-        cancel: threading.Event,
-        env: Mapping[str, str],
-    ) -> Execution:
-        with self._workspace(name) as workspace:
+    def _adopt(
+        self, job: Job, handle: Mapping[str, Any] | None, watch: Listener
+    ) -> Execution | None:
+        """Go on with a job that a dead controller started; None where that cannot be."""
+        if handle is None:
+            return None
+        execution = self.executor.adopt(job, handle, watch)
+        if execution is not None:
+            shutil.rmtree(job.workspace, ignore_errors=True)
+        return execution
+
+    def _attempt(self, job: Job, files: Mapping[str, str], watch: Listener) -> Execution:
+        with self._workspace(job.name) as workspace:
             self._fill(workspace, files)
-            job = self._job(name, workspace, log_dir, seed, files[self.task.script])
-            job = replace(job, cancel=cancel, env={**job.env, **env})
             return self.executor.execute(job, watch)
 
     @contextmanager
@@ -295,13 +300,13 @@ class Trials:
         if self.data is not None:
             (workspace / "data").symlink_to(self.data, target_is_directory=True)
 
-    def _job(self, name: str, workspace: Path, log_dir: Path, seed: int, text: str) -> Job:
+    def _job(self, name: str, log_dir: Path, seed: int, text: str) -> Job:
         source = self.task.rules.source
         cache = cache_variables(self.cache, text) if self.cache else {}
         return Job(
             name=name,
             run_id=self.run_id,
-            workspace=workspace.absolute(),
+            workspace=(self.work_dir / name).absolute(),
             log_dir=log_dir.absolute(),
             script=self.task.script,
             args=self.rules.args,

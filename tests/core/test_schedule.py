@@ -132,7 +132,7 @@ def test_a_run_with_lookahead_goes_on_after_every_cut(slow_run, tmp_path):
 
 def test_superseded_drafts_are_kept_and_cost_nothing(slow_run):
     options = {"lookahead": 2, "drop_superseded": True}
-    tree = slow_run("run", {}, {"seconds": 0.05}, options, nodes=8, scaffold="tree")
+    tree = slow_run("run", {}, {"seconds": 0.3}, options, nodes=8, scaffold="tree")
     dropped = [n for n in tree if n.outcome is Outcome.DROPPED]
     assert dropped
     assert all(n.commit and n.staleness and n.wall_s is None for n in dropped)
