@@ -93,6 +93,10 @@ def run(
         config = check_config({**directory.manifest["config"], **_raised(settings)})
     else:
         config = config or load_config({"task": task, **settings})
+    if config.model is not None and not config.llm_replay:
+        from speedkit.core.llm import preload
+
+        preload()  # while everything else is made ready
     plugins = plugins or Plugins(config.load, config.block)
     components = assemble(config, plugins)
     found = task_of(config) if resume is None else stored_task(directory)

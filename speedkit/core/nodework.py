@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from speedkit.core.assemble import Components
@@ -248,19 +249,21 @@ class NodeWork:
             default=None,
         )
 
-    def _stop(self, node: Node, best: Node | None) -> Stop | None:
+    def _stop(self, node: Node, best: Node | None) -> Callable[[], Stop] | None:
         """Return what ends a hopeless job; a control that measures noise runs to its end."""
         calibration = self.run.calibration
         if calibration is None or not node.code or self.parts.executor.smoke_steps:
             return None
         curve = read_curve(self.run.directory.node_dir(best.id)) if best else ()
-        return CurveRule(
+        make = partial(
+            CurveRule,
             self.config.stop,
             target=self.task.rules.target,
             start_ms=calibration.start_ms,
             start_curves=[calibration.start_curve] if calibration.start_curve else (),
             best_curve=curve,
-        ).feed
+        )
+        return lambda: make().feed
 
     def _is_superseded(self, node: Node) -> bool:
         if node.staleness == 0:

@@ -110,8 +110,13 @@ _TRY = "import ast, sys; compile(ast.parse(sys.stdin.buffer.read()), 'script', '
 _compiling = threading.Lock()
 
 
-def parse(text: str, name: str = "script") -> ast.Module:
-    """Parse and compile a text as Python reads it from a file, without warnings.
+def parse(text: str, name: str = "script", *, compiled: bool = True) -> ast.Module:
+    """Parse a text as Python reads it from a file, without warnings.
+
+    Args:
+        text: the source.
+        name: what the text is called in errors.
+        compiled: whether to compile it as well, which finds more errors.
 
     Raises:
         SyntaxError: it is no Python.
@@ -124,7 +129,8 @@ def parse(text: str, name: str = "script") -> ast.Module:
     with _compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(text.removeprefix("\ufeff"), name)
-        compile(tree, name, "exec", dont_inherit=True)
+        if compiled:
+            compile(tree, name, "exec", dont_inherit=True)
     return tree
 
 

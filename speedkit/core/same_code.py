@@ -59,7 +59,7 @@ def _is_recoded(text: str) -> bool:
 
 
 def _dump(text: str) -> str:
-    tree = parse(text)
+    tree = parse(text, compiled=False)
     keep = any(word in text for word in _READS_DOCSTRINGS)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):

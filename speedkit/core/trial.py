@@ -168,7 +168,7 @@ class Trials:
         log_dir: Path,
         seed: int,
         listener: Listener | None = None,
-        stop: Stop | None = None,
+        stop: Callable[[], Stop] | None = None,
         smoke_steps: int | None = None,
         handle: Mapping[str, Any] | None = None,
     ) -> Trial:
@@ -179,7 +179,8 @@ class Trials:
             files: text by file name.
             log_dir: where captured output and ``metrics.json`` go.
             seed: offered to the script as ``SPEEDKIT_SEED``.
-            stop: asked at every validation whether the job is to be ended early.
+            stop: makes what is asked at every validation whether the job is to be ended
+                early; called anew for each attempt.
             smoke_steps: let the script make so many steps, without compilation, and never
                 count; where the executor itself is set to smoke runs, its number holds.
             handle: of the same job, started by a dead controller; gone on with if it can be.
@@ -194,6 +195,7 @@ class Trials:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             watch.lines.clear()
             watch.arrivals.clear()
+            early.begin()
             job = self._job(name, log_dir, seed, files[self.task.script])
             job = replace(job, cancel=early.cancel, env={**job.env, **env})
             execution = self._adopt(job, handle, watch) or self._attempt(job, files, watch)
@@ -325,16 +327,25 @@ class Trials:
         return parse_log(line for path in logs for line in _lines_of(path))
 
 
+def _never(metrics: Metrics, at_s: float) -> str | None:
+    return None
+
+
 class _Early:
     """Asks at every validation whether to go on, and cancels the job when not."""
 
-    def __init__(self, stop: Stop | None, cancel: Cancel) -> None:
-        self.stop, self.cancel = stop, cancel
+    def __init__(self, make: Callable[[], Stop] | None, cancel: Cancel) -> None:
+        self.cancel = cancel
         self.reason = ""
+        self._make, self._stop = make, _never
+
+    def begin(self) -> None:
+        """Forget what an earlier attempt printed."""
+        self._stop = self._make() if self._make else _never
 
     def __call__(self, metrics: Metrics, at_s: float) -> None:
-        if self.stop is not None and not self.reason:
-            self.reason = self.stop(metrics, at_s) or ""
+        if not self.reason:
+            self.reason = self._stop(metrics, at_s) or ""
             if self.reason:
                 self.cancel.set()
 
