@@ -337,7 +337,8 @@ class _Early:
     def __init__(self, make: Callable[[], Stop] | None, cancel: Cancel) -> None:
         self.cancel = cancel
         self.reason = ""
-        self._make, self._stop = make, _never
+        self._make = make
+        self._stop: Stop = _never
 
     def begin(self) -> None:
         """Forget what an earlier attempt printed."""
