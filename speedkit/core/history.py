@@ -184,7 +184,13 @@ class GitHistory:
 
     def diff(self, old: str, new: str, *, stat: bool = False) -> str:
         """Return the unified diff between two commits, or its statistics."""
-        flags = ["--no-ext-diff", "--no-textconv", "--no-color", *(["--stat"] if stat else [])]
+        flags = [
+            "--text",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-color",
+            *(["--stat"] if stat else []),
+        ]
         diff: str = self.repo.git.diff(*flags, old, new)
         return diff
 
@@ -296,14 +302,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop None values, which TOML does not have."""
-    kept: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            kept[key] = _without_none(value)
-        elif value is not None:
-            kept[key] = value
-    return kept
+    """Drop None values, which TOML does not have, in tables and in lists of tables."""
+    return {key: _kept(value) for key, value in values.items() if value is not None}
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_none(value)
+    return [_kept(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager
