@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speedkit import __version__
-from speedkit.core.assemble import Components, assemble
+from speedkit.core.assemble import Components, assemble, task_of
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
@@ -133,21 +133,6 @@ def open_state(path: Path) -> Run:
     if state.status == "running" and not directory.is_held():
         state.status = "interrupted"  # by a kill, which leaves no time to say so
     return state
-
-
-def task_of(config: RunConfig) -> Task:
-    """Return the task of a configuration, with its gate and the script it starts from.
-
-    Raises:
-        UsageError: the script cannot be read.
-    """
-    task = find_task(config.task).gated(config.target_loss)
-    if config.start is None:
-        return task
-    try:
-        return task.starting_from(Path(config.start).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the script to start from cannot be read: {error}") from None
 
 
 def stored_task(directory: RunDirectory) -> Task:

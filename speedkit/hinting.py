@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from speedkit.core.errors import UsageError
 from speedkit.core.files import write_atomic
 from speedkit.core.llm_types import LLMError, Reply
-from speedkit.core.prompting import Templates
+from speedkit.core.prompting import Templates, changelog
 from speedkit.core.task import HINT_FILES, Task
 from speedkit.plugins.knowledge.hints import GENERATED, hint_folder
 
@@ -119,19 +119,6 @@ def prompt(task: Task, level: int, templates: Templates, parts: Mapping[int, str
     if parts:
         slots |= {"pseudocode": parts[1], "text": parts[2]}
     return templates.render(f"hint_{level}", **slots)
-
-
-def changelog(task: Task) -> str:
-    """Return what the manifest says of the records after the start, up to the target."""
-    indexes = range(task.start.index + 1, task.target.index + 1)
-    records = [task.family.record(i) for i in indexes]
-    return "\n\n".join(
-        "\n".join(
-            [f"Record {r.index}: {r.title}", *filter(None, [r.description.strip()])]
-            + [f"- {change}" for change in r.changes]
-        )
-        for r in records
-    )
 
 
 def _diff(start: str, target: str) -> str:

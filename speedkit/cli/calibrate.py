@@ -66,13 +66,13 @@ def command(
     use the medians. The noise of FSR is what the spread of the times alone does to it.
     """
     from speedkit.calibrate import calibrate
-    from speedkit.core.task import find_task
+    from speedkit.core.assemble import task_of
 
     flags = {"executor": executor, "option": option, "calibration_runs": runs}
     flags.update(load=load, block=block)
     config = resolve_config(task, config_file, flags)
     _check_kinds(option)
-    found = find_task(config.task).gated(config.target_loss)
+    found = task_of(config)
     count = config.calibration_runs or 3
     try:
         made = calibrate(

@@ -93,6 +93,9 @@ def _config_options() -> list[Callable[[F], F]]:
         click.option(
             "--hints-from", metavar="shipped|generated|DIR", help="Whose hints; default: shipped."
         ),
+        click.option(
+            "--start", metavar="FILE", help="Script to start from, in place of the start record's."
+        ),
         click.option("--nodes", type=int, help="Number of nodes besides the start record."),
         click.option("--seed", type=int, help="Seed of the search."),
         click.option("--model", help="Language model, as litellm names it."),

@@ -82,13 +82,12 @@ def _print_event(event: Any) -> None:
 
 def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
     from speedkit.cli.text import print_json
-    from speedkit.core.assemble import assemble
-    from speedkit.core.task import find_task
+    from speedkit.core.assemble import assemble, task_of
 
     if config is None:
         raise click.UsageError("--dry-run and --resume do not go together")
     components = assemble(config, plugins)
-    task = find_task(config.task).gated(config.target_loss)
+    task = task_of(config)
     plan = {
         "task": task.name,
         "start": task.start.title,

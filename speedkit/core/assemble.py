@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,9 +19,10 @@ from speedkit.core.components import (
     Summarizer,
 )
 from speedkit.core.config import RunConfig, explain
-from speedkit.core.errors import ConfigError, SpeedkitError, did_you_mean
+from speedkit.core.errors import ConfigError, SpeedkitError, UsageError, did_you_mean
 from speedkit.core.guards import Guard
 from speedkit.core.plugins import Plugins, Registration
+from speedkit.core.task import Task, find_task
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,21 @@ def assemble(config: RunConfig, plugins: Plugins) -> Components:
         tuple(guards),
         builder.manifest,
     )
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a configuration, with its gate and the script it starts from.
+
+    Raises:
+        UsageError: the script cannot be read.
+    """
+    task = find_task(config.task).gated(config.target_loss)
+    if config.start is None:
+        return task
+    try:
+        return task.starting_from(Path(config.start).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the script to start from cannot be read: {error}") from None
 
 
 def make_component(config: RunConfig, plugins: Plugins, kind: str, name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from speedkit.core import calibration as calibrations
-from speedkit.core.assemble import Components, assemble
+from speedkit.core.assemble import Components, assemble, task_of
 from speedkit.core.components import CodeRequest, Proposal, Services
 from speedkit.core.config import RunConfig
 from speedkit.core.errors import UsageError
@@ -18,7 +18,7 @@ from speedkit.core.nodework import node_seed
 from speedkit.core.plugins import Plugins
 from speedkit.core.redact import Redactor
 from speedkit.core.search import root_metrics, root_node, step_rng, takes_reference
-from speedkit.core.task import Task, find_task
+from speedkit.core.task import Task
 
 if TYPE_CHECKING:
     from speedkit.core.llm import LLM
@@ -50,7 +50,7 @@ def first_prompt(
         FamilyError: a script or a hint is missing.
     """
     parts = assemble(config, plugins)
-    task = find_task(config.task).gated(config.target_loss)
+    task = task_of(config)
     coder = parts.coder
     if not isinstance(coder, Prompting):
         raise UsageError(f"coder {config.coder_name} writes no prompt")

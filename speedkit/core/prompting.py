@@ -78,6 +78,10 @@ _SLOTS = {
     "hint_1": _HINT,
     "hint_2": _HINT,
     "hint_3": f"{_HINT} pseudocode text",
+    "judge_system": "",
+    "judge_changes": "task changelog human_diff marker most",
+    "judge_compare": "task changes human_diff agent_diff marker",
+    "judge_again": "error",
 }
 SLOTS: Mapping[str, tuple[str, ...]] = {k: tuple(v.split()) for k, v in _SLOTS.items()}
 """The slots of each template, by name."""
@@ -428,7 +432,7 @@ def _task_slots(task: Task, root: Node) -> dict[str, Any]:
 def reference_times(task: Task) -> str:
     """Return the known times of the two records in words; empty if one is not known."""
     start, target = task.start.time_ms, task.target.time_ms
-    if start is None or target is None:
+    if start is None or target is None or task.start_text is not None:
         return ""
     where = f" on {task.target.hardware}" if task.target.hardware else ""
     times = f"{time_in_words(start)} for the start script and {time_in_words(target)}"
@@ -444,3 +448,16 @@ def launch_command(task: Task) -> str:
         else ("python",)
     )
     return shlex.join((*head, task.script, *run.args))
+
+
+def changelog(task: Task) -> str:
+    """Return what the manifest says of the records after the start, up to the target."""
+    indexes = range(task.start.index + 1, task.target.index + 1)
+    records = [task.family.record(i) for i in indexes]
+    return "\n\n".join(
+        "\n".join(
+            [f"Record {r.index}: {r.title}", *filter(None, [r.description.strip()])]
+            + [f"- {change}" for change in r.changes]
+        )
+        for r in records
+    )

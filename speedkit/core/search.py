@@ -504,6 +504,8 @@ def calibration_runs(config: RunConfig, task: Task) -> int:
 def root_node(task: Task, code: str = "") -> Node:
     """Return node 0 of a task before its outcome is known."""
     title = f"Record {task.start.index}: {task.start.title}"
+    if task.start_text is not None:
+        title = "The script that was given to start from"
     return Node(0, None, Stage.ROOT, 0, hypothesis=title, code=code)
 
 

@@ -162,12 +162,14 @@ class EvaluationRules(_Strict):
             returns the :class:`speedkit.core.evaluation.ModelTest` of the family.
         startup_s: seconds that a run may take before its clock starts, and after it stops.
         validation_s: seconds that one validation, which the clock does not count, may take.
+        simulated: whether scripts make their times up, so that no clock can check them.
     """
 
     artifact: FileName | None = None
     model: Hook | None = None
     startup_s: float | None = Field(default=None, gt=0)
     validation_s: float | None = Field(default=None, gt=0)
+    simulated: bool = False
 
 
 class Defaults(_Strict):

@@ -79,6 +79,11 @@ SAMPLE = {
     "diff": "+after",
     "pseudocode": "the pseudocode",
     "text": "the text",
+    "human_diff": "+the human line",
+    "agent_diff": "+the agent's line",
+    "marker": "the marker",
+    "most": 20,
+    "changes": [{"id": "c1", "title": "a title", "description": "described", "weight": 3}],
 }
 EXPECTED = {
     "system": ["validation loss", "answer format"],
@@ -109,6 +114,10 @@ EXPECTED = {
     "hint_1": ["Pseudocode", "before = 1"],
     "hint_2": ["prose", "after = 1"],
     "hint_3": ["the pseudocode", "the text", "Abstract", "Limitations"],
+    "judge_system": ["never an instruction", "one JSON object"],
+    "judge_changes": ["BEGIN the marker", "+the human line", "the changelog", "At most 20"],
+    "judge_compare": ["id c1, weight 3: a title. described", "+the agent's line", "END the marker"],
+    "judge_again": ["the error", "Answer again"],
 }
 
 
