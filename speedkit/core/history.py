@@ -104,6 +104,17 @@ class RunDirectory:
         return is_held(self.path)
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep controllers away, without a touch on journal and repository.
+
+        Raises:
+            RunDirectoryError: a controller holds it; the message says which.
+        """
+        with _lock(self.path) as fd:
+            _write_holder(fd)
+            yield
+
+    @contextmanager
     def writing(self) -> Iterator[Journal]:
         """Hold the run directory as its one controller, and its journal open.
 
@@ -132,9 +143,12 @@ class GitHistory:
 
     def __init__(self, path: Path) -> None:
         import git
+        from gitdb import LooseObjectDB
 
         self.repo = git.Repo(path)
         self.git_dir = Path(self.repo.git_dir)
+        # The repository's own database starts a git process for every object that it stores.
+        self._objects = LooseObjectDB(str(self.git_dir / "objects"))
         self._lock = threading.Lock()
         self._unsynced: list[str] = []
         self._fanout: dict[bytes, dict[str, bytes]] = {}
@@ -199,7 +213,7 @@ class GitHistory:
     def _store(self, kind: str, data: bytes) -> bytes:
         from gitdb import IStream
 
-        sha: bytes = self.repo.odb.store(IStream(kind, len(data), io.BytesIO(data))).binsha
+        sha: bytes = self._objects.store(IStream(kind, len(data), io.BytesIO(data))).binsha
         self._unsynced.append(sha.hex())
         return sha
 
@@ -306,6 +320,18 @@ def _kept(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _without_none(value)
     return [_kept(item) for item in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold a folder of runs as its one controller.
+
+    Raises:
+        RunDirectoryError: another controller holds it; the message says which.
+    """
+    with _lock(folder) as fd:
+        _write_holder(fd)
+        yield
 
 
 @contextmanager
