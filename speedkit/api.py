@@ -18,14 +18,15 @@ from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
 from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.history import RunDirectory, default_run_path
-from speedkit.core.interrupt import signals_as_interrupt
+from speedkit.core.interrupt import Interrupt, signals_as_interrupt
+from speedkit.core.ledger import Ledger
 from speedkit.core.node import Node, Tree
 from speedkit.core.nodework import OnProgress
 from speedkit.core.plugins import Plugins
 from speedkit.core.recorder import OnEvent
 from speedkit.core.run import Run
 from speedkit.core.search import Search
-from speedkit.core.task import Task, find_task
+from speedkit.core.task import Task, builtin_families, find_task
 
 RAISABLE = ("nodes", "max_cost", "max_tokens")
 """Settings that may be given anew when a run is resumed."""
@@ -66,6 +67,8 @@ def run(
     on_event: OnEvent = lambda event: None,
     on_progress: OnProgress = lambda job, metrics, text, at_s: None,
     on_warning: Callable[[str], None] = lambda text: None,
+    interrupt: Interrupt | None = None,
+    purse: Ledger | None = None,
     **settings: Any,
 ) -> RunTree:
     """Search a task and return its tree.
@@ -80,6 +83,9 @@ def run(
         on_progress: receives job, metrics or None, text, and seconds for each line of
             rank 0 of a running job.
         on_warning: receives lines for the user, for example of a failing observer.
+        interrupt: through which another thread may end the run, as Ctrl-C would.
+        purse: keeps limits on model calls together with other runs; what this run spent
+            before must be counted in it already.
         settings: with ``resume``, the limits that may be raised: ``nodes``, ``max_cost``,
             ``max_tokens``. Otherwise configuration keys, for example ``scaffold="aide"``,
             ``seed=1``, ``options={"scaffold": {"debug_prob": 0.3}}``.
@@ -115,6 +121,8 @@ def run(
             on_event=on_event,
             on_progress=on_progress,
             on_warning=on_warning,
+            interrupt=interrupt,
+            purse=purse,
         )
         components.bind(Services(task=found, seed=config.seed, llm=search.llm))
         search.go()
@@ -145,7 +153,8 @@ def stored_task(directory: RunDirectory) -> Task:
 
 def make_manifest(config: RunConfig, components: Components, task: Task) -> dict[str, Any]:
     """Return what ``run.toml`` says of a new run."""
-    family = str(task.family.root) if "/" in config.task.rpartition("/")[0] else task.family.name
+    builtin = task.family.root == builtin_families().get(task.family.name)
+    family = task.family.name if builtin else str(task.family.root)
     values = config.model_dump(mode="json")
     values["task"] = f"{family}/{task.id}"
     values["load"] = [str(Path(p).resolve()) if p.endswith(".py") else p for p in config.load]

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speedkit.core.errors import ExecutorError, SpeedkitError, UsageError
@@ -18,7 +18,7 @@ from speedkit.core.history import default_run_path
 from speedkit.core.paths import cache_dir
 from speedkit.core.redact import secret_variables
 from speedkit.core.task import Family, Record, Task, builtin_families
-from speedkit.plugins.executors import machine
+from speedkit.plugins.executors import machine, sandbox
 
 ANSWER_S = 20
 """Seconds that another program may take to answer."""
@@ -95,7 +95,7 @@ def _programs(python: str | None) -> Iterator[Finding]:
     yield _torch(python)
     yield _gpus()
     yield _program("git", ["--version"], "install git with the package manager", needed=True)
-    yield _bwrap()
+    yield _sandbox(python)
     yield _aider()
     yield _keys()
 
@@ -151,17 +151,36 @@ def _program(name: str, arguments: list[str], remedy: str, *, needed: bool = Fal
     return Finding(name, True, said[0] if said else path, needed=needed)
 
 
-def _bwrap() -> Finding:
-    found = _program("bwrap", ["--version"], "install the package bubblewrap")
-    path = shutil.which("bwrap")
-    if not found.ok or path is None:
-        return found
+def _sandbox(python: str | None) -> Finding:
+    """Whether jobs can be put in a sandbox, found out by putting one there."""
     try:
-        _answer([path, "--unshare-user", "--unshare-net", "--ro-bind", "/", "/", "true"])
-    except (OSError, subprocess.SubprocessError) as error:
-        remedy = "let users make namespaces (sysctl kernel.unprivileged_userns_clone=1, AppArmor)"
-        return Finding("bwrap", False, f"there, but makes no sandbox: {_why(error)}", remedy)
-    return found
+        found = sandbox.find(machine.find_interpreter(python))
+    except ExecutorError as error:
+        return Finding("bwrap", False, str(error))
+    if found.bwrap is not None:
+        return Finding("bwrap", True, f"bubblewrap {found.version} ({found.bwrap})")
+    remedy = "install the package bubblewrap"
+    if shutil.which("bwrap"):
+        remedy = (
+            "let this user make namespaces (in a container: start it with the right to; else "
+            "sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap)"
+        )
+    return Finding("bwrap", False, f"{found.reason}; without, {sandbox.UNPROTECTED}", remedy)
+
+
+def examine_sandbox(python: str | None = None) -> tuple[Finding, ...]:
+    """Try to get out of the sandbox in every way that is known; see what came of it.
+
+    Args:
+        python: interpreter of the scripts; None for the running one.
+    """
+    from speedkit.plugins.executors import selfcheck
+
+    first = _sandbox(python)
+    if not first.ok:
+        return (replace(first, needed=True),)
+    rows = selfcheck.check(python)
+    return tuple(Finding(row.name, row.ok, row.found, needed=True) for row in rows)
 
 
 def _aider() -> Finding:

@@ -338,7 +338,7 @@ class Executor(Component):
 
         Returns:
             What became of the job; None when it is to be run again, and then nothing of it is
-            left. This one ends it.
+            left and no line of it has been passed on. This one ends it.
         """
         self.reap(handle)
         return None

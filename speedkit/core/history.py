@@ -18,6 +18,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -33,9 +34,7 @@ from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.files import printable, write_atomic
 from speedkit.core.journal import Journal, read_events
 from speedkit.core.node import Node
-
-if TYPE_CHECKING:
-    pass
+from speedkit.core.redact import Redactor
 
 SCHEMA = 1
 EPOCH = 946684800
@@ -102,17 +101,6 @@ class RunDirectory:
     def is_held(self) -> bool:
         """Whether a controller is at work on the run."""
         return is_held(self.path)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep controllers away, without a touch on journal and repository.
-
-        Raises:
-            RunDirectoryError: a controller holds it; the message says which.
-        """
-        with _lock(self.path) as fd:
-            _write_holder(fd)
-            yield
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
@@ -391,7 +379,7 @@ def _sweep_locks(repo: Path) -> None:
 
 def default_run_path(task: str) -> Path:
     """Return a new path below ``runs/`` for a run of a task."""
-    stem = task.strip("/").replace("/", "-").replace(".", "") or "run"
+    stem = task.replace("/", "-").replace(".", "").strip("-") or "run"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{stem}-{stamp}"
     paths = (base if k == 0 else base.with_name(f"{base.name}-{k}") for k in range(100))

@@ -156,6 +156,7 @@ class Ledger:
         on_intent: told of each call before it is sent; should not return before this is
             stored for good.
         on_call: told of each call that is over.
+        purse: a ledger of several runs, whose limits hold as well.
     """
 
     def __init__(
@@ -165,12 +166,19 @@ class Ledger:
         max_tokens: int | None = None,
         on_intent: Callable[[Intent], None] | None = None,
         on_call: Callable[[ModelCall], None] | None = None,
+        purse: Ledger | None = None,
     ) -> None:
         self.max_cost, self.max_tokens = max_cost, max_tokens
+        self._purse = purse
         self._on_intent, self._on_call = on_intent, on_call
         self._totals = Totals()
         self._open: dict[str, Intent] = {}
         self._changed = threading.Condition()
+
+    @property
+    def needs_prices(self) -> bool:
+        """Whether a limit in dollars is kept."""
+        return self.max_cost is not None or bool(self._purse and self._purse.needs_prices)
 
     @property
     def totals(self) -> Totals:
@@ -201,6 +209,8 @@ class Ledger:
             for call in (*over.values(), *lost.values()):
                 self._totals = self._totals.plus(call)
         for call in lost.values():
+            if self._purse:
+                self._purse.settle(call)
             self._tell(call)
 
     def admit(self, intent: Intent) -> None:
@@ -212,15 +222,19 @@ class Ledger:
         with self._changed:
             self._changed.wait_for(lambda: self._may_pass(intent))
             self._open[intent.request_id] = intent
-        if self._on_intent:
-            try:
+        try:
+            if self._purse:
+                self._purse.admit(intent)
+            if self._on_intent:
                 self._on_intent(intent)
-            except BaseException:
-                self._close(intent.request_id)
-                raise
+        except BaseException:
+            self._close(intent.request_id)
+            raise
 
     def settle(self, call: ModelCall) -> None:
         """Count a call that is over and free what was set aside for it."""
+        if self._purse:
+            self._purse.settle(call)
         with self._changed:
             self._totals = self._totals.plus(call)
             self._open.pop(call.request_id, None)
@@ -235,6 +249,13 @@ class Ledger:
         with self._changed:
             self._open.pop(request_id, None)
             self._changed.notify_all()
+        if self._purse:
+            self._purse._close(request_id)
+
+    def check_limits(self) -> None:
+        """Raise BudgetReached if a limit is reached."""
+        with self._changed:
+            self._check_limits()
 
     def _may_pass(self, intent: Intent) -> bool:
         self._check_limits()

@@ -18,7 +18,7 @@ from speedkit.core.errors import UsageError
 from speedkit.core.ledger import Intent, Ledger, ModelCall, Usage
 from speedkit.core.llm_cache import ReplyCache, Stored, request_key
 from speedkit.core.llm_log import Transcript
-from speedkit.core.llm_provider import Provider, spare_loopback_from_proxies
+from speedkit.core.llm_provider import Provider, one_line, spare_loopback_from_proxies
 from speedkit.core.llm_retry import Clock
 from speedkit.core.llm_send import Call, Sender
 from speedkit.core.llm_types import (
@@ -47,6 +47,8 @@ __all__ = [
     "estimate_tokens",
 ]
 
+MAX_NAME = 200
+"""Characters of a model's name that are kept."""
 _STATUS = {LLMError: "failed", ContextOverflow: "overflow", LLMRefused: "refused"}
 
 _import_lock = threading.Lock()
@@ -110,7 +112,7 @@ class LLM:
     ) -> None:
         self.settings = settings
         self.ledger = ledger or Ledger(max_cost=settings.max_cost, max_tokens=settings.max_tokens)
-        self.redactor = redactor or Redactor.from_environment(extra=_own_key(settings))
+        self.redactor = redactor or Redactor.from_environment(named=_own_key(settings))
         self._provider = Provider(settings, _litellm)
         self._sender = Sender(self._provider, self.redactor.clean, clock, rng)
         self._cache = _open_cache(settings)
@@ -151,7 +153,7 @@ class LLM:
         """
         if not self._checked and not self.replaying:
             spare_loopback_from_proxies(self.settings.api_base)
-            self._provider.check(priced=self.ledger.max_cost is not None)
+            self._provider.check(priced=self.ledger.needs_prices)
         self._checked = True
 
     def stop(self) -> None:
@@ -262,7 +264,7 @@ class LLM:
         return Reply(
             text=self.redactor.clean(answer.text),
             reasoning=self.redactor.clean(answer.reasoning),
-            model_served=answer.model_served,
+            model_served=self._name(answer.model_served),
             usage=usage,
             cost=cost,
             finish_reason=answer.finish_reason,
@@ -271,6 +273,11 @@ class LLM:
             seconds=call.seconds(self._sender.clock.monotonic()),
             attempts=call.attempts,
         )
+
+    def _name(self, served: str | None) -> str | None:
+        """Return the model's name as it may stand in one line; a server can call itself anything."""
+        name = self.redactor.clean(one_line(served or "", MAX_NAME))
+        return name or None
 
     def _keep(self, call: Call, key: str, reply: Reply) -> Reply:
         """Store a reply; if another process was faster, take its text, as a replay will."""
@@ -338,9 +345,8 @@ class LLM:
         return Transcript.begin(log_dir, self.redactor, facts, call.messages)
 
 
-def _own_key(settings: LLMSettings) -> dict[str, str]:
-    name = settings.api_key_env
-    return {name: os.environ[name]} if name and os.environ.get(name) else {}
+def _own_key(settings: LLMSettings) -> tuple[str, ...]:
+    return () if settings.api_key_env is None else (settings.api_key_env,)
 
 
 def _open_cache(settings: LLMSettings) -> ReplyCache | None:

@@ -204,7 +204,7 @@ class NodeWork:
             name,
             files,
             log_dir,
-            self._seed(node),
+            training_seed(self.config.seed, node),
             self.listener(name),
             self._stop(node, best),
             handle=self.run.handles.get(name),
@@ -227,19 +227,11 @@ class NodeWork:
         if not self.config.smoke_first or self.task.family.hooks.smoke is None:
             return None
         log_dir = self.run.directory.node_dir(node.id) / "smoke"
-        trial = self.trials.run(
-            f"{name}-smoke", files, log_dir, self._seed(node), smoke_steps=SMOKE_STEPS
-        )
+        seed = training_seed(self.config.seed, node)
+        trial = self.trials.run(f"{name}-smoke", files, log_dir, seed, smoke_steps=SMOKE_STEPS)
         if trial.outcome is Outcome.BUGGY:
             return replace(trial, reason=f"in the first {SMOKE_STEPS} steps: {trial.reason}")
         return trial if trial.outcome is None else None
-
-    def _seed(self, node: Node) -> int:
-        """Return the seed of the training: of the code, so that the same code has the same."""
-        if not node.code:
-            return self.config.seed * 1000 + node.id
-        digest = hashlib.sha256(f"{self.config.seed}/{node.code}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 1
 
     def _best_before(self, node: Node) -> Node | None:
         """Return the best node of earlier steps: what siblings came to must not matter."""
@@ -382,6 +374,18 @@ def node_seed(seed: int, node_id: int) -> int:
     import random
 
     return random.Random(f"{seed}/node/{node_id}").getrandbits(63)
+
+
+def training_seed(seed: int, node: Node) -> int:
+    """Return the seed of a node's training: of its code, so that the same code has the same.
+
+    Args:
+        seed: of the run.
+    """
+    if not node.code:
+        return seed * 1000 + node.id
+    digest = hashlib.sha256(f"{seed}/{node.code}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def created(node: Node, commit: str) -> dict[str, Any]:

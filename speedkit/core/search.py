@@ -27,6 +27,7 @@ from speedkit.core.config import RunConfig
 from speedkit.core.errors import BudgetReached, SpeedkitError
 from speedkit.core.history import GitHistory
 from speedkit.core.inspection import Inspector
+from speedkit.core.interrupt import Interrupt
 from speedkit.core.journal import Journal
 from speedkit.core.lane_clock import LaneClock
 from speedkit.core.ledger import Ledger, ModelCall
@@ -62,6 +63,8 @@ class Search:
         on_event: receives every event after it is on disk.
         on_progress: receives lines of running jobs: job, metrics, text, seconds.
         on_warning: receives a line for the user.
+        interrupt: through which another thread may end the run.
+        purse: keeps limits on model calls together with other runs.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Search:
         on_event: OnEvent = lambda event: None,
         on_progress: OnProgress = lambda job, metrics, text, at_s: None,
         on_warning: Callable[[str], None] = lambda text: None,
+        interrupt: Interrupt | None = None,
+        purse: Ledger | None = None,
     ) -> None:
         self.run, self.config, self.parts = run, config, components
         self.task = run.task
@@ -85,6 +90,8 @@ class Search:
         self._git = GitHistory(run.directory.path / "repo")
         self._budget = config.budget(self.task.family)
         self._clock: LaneClock | None = None
+        self._interrupt, self._purse = interrupt or Interrupt(), purse
+        self._floor: _Floor | None = None
 
     def go(self) -> str:
         """Search until the budget is spent; return the status.
@@ -94,15 +101,13 @@ class Search:
 
         Raises:
             KeyboardInterrupt: after running jobs were ended and the journal closed the run
-                as ``interrupted``.
+                as ``interrupted``; also when another thread asked for that.
             BudgetReached: a limit on model calls; jobs under way were finished.
             SpeedkitError: the run cannot go on; the journal says ``failed``.
         """
         try:
-            work = self._prepare()
-            self._clock = LaneClock(self.parts.executor.lanes)
-            floor = _Floor(self, work, self._clock)
-            floor.run_all()
+            with self._interrupt.heard_by(self._end):
+                self._work()
             return self._finish("stopped" if self._recorder.stop else "finished")
         except KeyboardInterrupt:
             self._finish("interrupted")
@@ -110,7 +115,10 @@ class Search:
         except BudgetReached:
             self._finish("stopped")
             raise
-        except SpeedkitError:
+        except SpeedkitError as error:
+            if self._interrupt.asked:  # a calibration that was cut short, for example
+                self._finish("interrupted")
+                raise KeyboardInterrupt from error
             self._finish("failed")
             raise
         except OSError as error:
@@ -122,6 +130,19 @@ class Search:
             self._git.close()
             if self._client is not None:
                 self._client.close()
+
+    def _work(self) -> None:
+        work = self._prepare()
+        self._clock = LaneClock(self.parts.executor.lanes)
+        self._floor = _Floor(self, work, self._clock)
+        self._interrupt.check()
+        self._floor.run_all()
+
+    def _end(self) -> None:
+        """End the run from another thread: its own one raises, before it sees what was cut off."""
+        if self._floor is not None:
+            self._floor.interrupt()
+        self.abort()
 
     def llm(self) -> LLM:
         """Return the client for language models, made on first use.
@@ -143,6 +164,7 @@ class Search:
             max_tokens=settings.max_tokens,
             on_intent=lambda intent: record("model_intent", intent=intent.as_json()),
             on_call=self._on_model_call,
+            purse=self._purse,
         )
         ledger.restore(self.run.calls, self.run.intents)
         return LLM(settings, ledger=ledger)
@@ -369,6 +391,10 @@ class _Floor:
         if self._over_budget is not None:
             raise self._over_budget
 
+    def interrupt(self) -> None:
+        """Let the main thread of the run raise, whatever it waits for."""
+        self._done.put(_interrupted)
+
     def _loop(self) -> None:
         while True:
             self._plan()
@@ -476,6 +502,10 @@ class _Floor:
     def _close(self, node_id: int, result: Any) -> None:
         with self.clock.at("summarizing"):
             self.work.close(node_id, *result)
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def _nothing() -> None:

@@ -250,6 +250,7 @@ class Trials:
                 timeout_s=timeout_s,
                 stall_s=timeout_s,
                 collect=tuple(collect),
+                hidden=self._hidden,
                 cancel=self.cancel,
             )
             execution = self.executor.execute(job, Listener())
@@ -318,7 +319,13 @@ class Trials:
             timeout_s=self.rules.timeout_s,
             stall_s=self.rules.stall_s,
             collect=(*self.artifacts, *(() if source == "stdout" else (source,))),
+            hidden=self._hidden,
         )
+
+    @property
+    def _hidden(self) -> tuple[Path, ...]:
+        """Where records and hints stand, which no script must see."""
+        return (self.task.family.root, self.task.family.script_root)
 
     def _report(self, execution: Execution, watch: Listener) -> Report:
         if self.task.rules.source == "stdout":

@@ -16,10 +16,11 @@ from tests.conftest import INSTANT, TOY
 FAST = ("--load", str(INSTANT), "--executor", "instant", "--nodes", "3")
 
 
-def speedkit_run(*arguments, **environment):
+def speedkit_run(*arguments, cwd=None, **environment):
     command = [sys.executable, "-m", "speedkit.cli", "run", *map(str, arguments)]
+    env = {**os.environ, **environment}
     return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        command, capture_output=True, text=True, env=env, cwd=cwd, timeout=120, check=False
     )
 
 
@@ -32,6 +33,13 @@ def test_the_result_is_on_stdout_and_the_talk_on_stderr(tmp_path):
     assert "no model is set" in done.stderr
     assert "calibration (measured)" in done.stderr
     assert "\x1b[" not in done.stdout + done.stderr
+
+
+def test_a_family_in_the_current_folder_is_found_again(tmp_path):
+    shutil.copytree(TOY, tmp_path / "toy")
+    done = speedkit_run("./1", *FAST, "--out", tmp_path / "run", cwd=tmp_path / "toy")
+    assert done.returncode == 0, done.stderr
+    assert speedkit.open_run(tmp_path / "run").fsr() is not None
 
 
 def test_json_is_one_event_a_line(tmp_path):

@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from speedkit.core.components import Execution, Job
 from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOptions
+
+BOTH = pytest.mark.parametrize("sandbox", ["bwrap", "none"])
+"""Runs a test with and without a sandbox."""
 
 
 @dataclass
@@ -37,11 +42,13 @@ class Bench:
     """One place to run scripts in; ``run_id`` marks all their processes.
 
     Attributes:
+        sandbox: the executor's option, if a test gives no other.
         ended_s: how long the last ``execute`` took, in seconds.
     """
 
     folder: Path
     run_id: str
+    sandbox: str = "auto"
     watch: Recorder = field(default_factory=Recorder)
     ended_s: float = 0.0
 
@@ -66,13 +73,16 @@ class Bench:
         )
 
     def run(self, script: str, options: Mapping[str, Any] | None = None, **facts: Any) -> Execution:
-        executor = TorchrunExecutor(TorchrunOptions(**(options or {})))
+        executor = self.executor(options)
         job = self.job(script, **facts)
         began = time.monotonic()
         try:
             return executor.execute(job, self.watch)
         finally:
             self.ended_s = time.monotonic() - began
+
+    def executor(self, options: Mapping[str, Any] | None = None) -> TorchrunExecutor:
+        return TorchrunExecutor(TorchrunOptions(**{"sandbox": self.sandbox, **(options or {})}))
 
     def log(self, name: str) -> bytes:
         return (self.log_dir / name).read_bytes()

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from executor_bench import proc
+from executor_bench import BOTH, proc
 
 from speedkit.core.components import Ending
 from speedkit.plugins.executors import processes
@@ -41,7 +41,7 @@ CONTROLLER = """
     import sys
     from pathlib import Path
     from speedkit.core.components import Job
-    from speedkit.plugins.executors.torchrun import TorchrunExecutor
+    from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOptions
 
     class Watch:
         def started(self, handle):
@@ -55,10 +55,10 @@ CONTROLLER = """
         def line(self, rank, text, at_s):
             print("line", rank, text, flush=True)
 
-    folder, run_id, launcher = sys.argv[1:]
+    folder, run_id, launcher, sandbox = sys.argv[1:]
     job = Job("job", run_id, Path(folder, "workspace"), Path(folder, "logs"), "script.py",
               launcher=launcher, nproc=2)
-    TorchrunExecutor().execute(job, Watch())
+    TorchrunExecutor(TorchrunOptions(sandbox=sandbox)).execute(job, Watch())
 """
 
 
@@ -76,7 +76,7 @@ class Controller:
         code = textwrap.dedent(CONTROLLER).replace("FORK", repr(fork))
         command = [sys.executable, "-c", code]
         self.process = subprocess.Popen(
-            [*command, str(bench.folder), bench.run_id, launcher],
+            [*command, str(bench.folder), bench.run_id, launcher, bench.sandbox],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -93,6 +93,7 @@ class Controller:
         self.process.stdout.close()
 
 
+@BOTH
 @pytest.mark.parametrize("wait_s", [0.5, 60], ids=["ends", "is ended"])
 def test_daemons_end_with_the_job(bench, wait_s):
     cancel = threading.Event()
@@ -127,6 +128,7 @@ def test_orphans_are_collected_while_the_job_runs(bench):
     assert bench.watch.texts() == ["0"]
 
 
+@BOTH
 def test_a_process_that_forks_away_is_caught(bench):
     """Each generation lives a moment only, and has left its parent by then."""
     script = """
@@ -145,6 +147,7 @@ def test_a_process_that_forks_away_is_caught(bench):
     assert not bench.survivors()
 
 
+@BOTH
 def test_the_controller_is_killed(bench, eventually):
     controller = Controller(bench, daemons(bench, 60))
     controller.wait_for_lines(2)
@@ -198,6 +201,7 @@ def test_the_supervisor_of_ranks_is_killed(bench):
     assert set(seen) == {0, 1}
 
 
+@BOTH
 def test_the_supervisor_is_killed(bench):
     def kill_supervisor(rank, text):
         os.kill(bench.watch.handles[0]["pid"], signal.SIGKILL)
@@ -209,12 +213,13 @@ def test_the_supervisor_is_killed(bench):
     assert bench.ended_s < 4
 
 
+@BOTH
 def test_the_supervisor_is_killed_and_daemons_stay(bench):
     bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[0]["pid"], signal.SIGKILL)
-    script = daemons(bench, 60).replace("daemon({})", "")
-    assert bench.run(script).ending is Ending.LOST
+    assert bench.run(daemons(bench, 60)).ending is Ending.LOST
 
 
+@BOTH
 def test_the_supervisor_hangs(bench, monkeypatch):
     for name in ("GRACE_S", "END_S"):
         monkeypatch.setattr(f"speedkit.plugins.executors.torchrun.{name}", 0.5)
@@ -224,12 +229,39 @@ def test_the_supervisor_hangs(bench, monkeypatch):
     assert bench.ended_s < 5
 
 
+@pytest.mark.parametrize("sandbox", ["bwrap"])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_script_cannot_end_its_supervisor_in_the_sandbox(bench, signum):
+    script = f"""
+        import os, time
+        for pid in [os.getppid(), *range(1, 20)]:
+            if pid != os.getpid():
+                try:
+                    os.kill(pid, {int(signum)})
+                except OSError:
+                    pass
+        time.sleep(0.3)
+        print("alive")
+    """
+    assert bench.run(script).ending is Ending.FINISHED
+    assert bench.watch.texts() == ["alive"]
+
+
+def test_a_script_that_ends_its_supervisor_again_is_to_blame(bench):
+    executor = bench.executor({"sandbox": "none"})
+    job = bench.job("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)")
+    endings = [executor.execute(job, bench.watch) for _ in range(2)]
+    assert [done.ending for done in endings] == [Ending.LOST, Ending.CRASHED]
+    assert "2 times: the script is taken to have done it" in endings[1].reason
+
+
 def test_the_supervisor_is_told_to_end(bench):
     bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[0]["pid"], 15)
     done = bench.run(daemons(bench, 60))
     assert (done.ending, done.reason) == (Ending.LOST, "the supervisor was ended")
 
 
+@pytest.mark.parametrize("sandbox", ["none"])
 def test_controller_and_supervisor_are_killed_and_the_job_is_reaped(bench, eventually):
     controller = Controller(bench, daemons(bench, 60).replace("daemon({})", ""))
     controller.wait_for_lines(1)
@@ -244,6 +276,7 @@ def test_controller_and_supervisor_are_killed_and_the_job_is_reaped(bench, event
     assert not bench.scratch_folders()
 
 
+@BOTH
 def test_a_supervisor_that_hangs_is_reaped_with_its_job(bench, monkeypatch):
     monkeypatch.setattr("speedkit.plugins.executors.torchrun.END_S", 1.0)
     controller = Controller(bench, daemons(bench, 60))
@@ -307,7 +340,7 @@ def test_processes_without_procfs(bench, monkeypatch):
         assert not processes.has_argument(child.pid, "6")
         assert processes.start_time(child.pid) == pytest.approx(time.time(), abs=30)
         assert processes.boot_id().isdigit()
-        processes.end_marked(f"{bench.run_id}/job/1")
+        processes.end_marked(f"{bench.run_id}/job/1", "/nonexistent")
         assert child.wait(5) == -signal.SIGKILL
         assert processes.start_time(child.pid) is None
     finally:

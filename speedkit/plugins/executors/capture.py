@@ -180,6 +180,7 @@ class Stream:
         path: where to make the named pipe.
         log: receives all that is read, if there is one.
         keep_recent: bytes of the end to keep in memory.
+        mode: permissions of the pipe.
 
     Attributes:
         fd: the end that is read, non-blocking.
@@ -188,8 +189,11 @@ class Stream:
             only known where ``keep_recent`` is not 0.
     """
 
-    def __init__(self, path: str, log: LogFile | None = None, keep_recent: int = 0) -> None:
+    def __init__(
+        self, path: str, log: LogFile | None = None, keep_recent: int = 0, mode: int = 0o600
+    ) -> None:
         os.mkfifo(path, 0o600)
+        os.chmod(path, mode)
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self.write_fd = os.open(path, os.O_WRONLY)
         self.log = log

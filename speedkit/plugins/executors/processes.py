@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from . import scratch
+
 MARKER = "SPEEDKIT_JOB"
 """Environment variable that marks every process of a job."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform == "linux"
 
@@ -28,6 +31,14 @@ def become_subreaper() -> None:
 def die_with_parent() -> None:
     """Have this process killed when the thread that made it ends; Linux only, else nothing."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def close_to_equals() -> None:
+    """Let no other process of this user read this one's memory and environment; Linux only.
+
+    A process of root's, and one with the right to trace, reads them all the same.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -123,9 +134,32 @@ def descendants(roots: Iterable[int], table: Mapping[int, int]) -> set[int]:
     return found
 
 
+def is_holding(pid: int, folder: str) -> bool:
+    """Whether a process has something open that lies in a folder; Linux only, else False."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(_link(f"/proc/{pid}/fd/{name}").startswith(folder + os.sep) for name in names)
+
+
 def marked(marker: str, table: Mapping[int, int]) -> set[int]:
     """Return the pids of the processes that carry a marker."""
     return {pid for pid in table if is_marked(pid, marker)}
+
+
+def with_inner_pid(inner: int, pids: Iterable[int]) -> int | None:
+    """Return which process has the pid ``inner`` in a namespace of processes below this one."""
+    return next((pid for pid in pids if _inner_pid(pid) == inner), None)
+
+
+def _inner_pid(pid: int) -> int | None:
+    """The pid that a process has for itself; None if that is the one it has for all."""
+    for line in _read_proc(pid, "status").splitlines():
+        if line.startswith(b"NSpid:"):
+            numbers = line.split()[1:]
+            return int(numbers[-1]) if len(numbers) > 1 else None
+    return None
 
 
 # --- ending ---------------------------------------------------------------------------------
@@ -177,8 +211,12 @@ def collect_zombies() -> dict[int, int]:
     return ended
 
 
-def end_marked(marker: str, limit_s: float = 5.0) -> set[int]:
+def end_marked(marker: str, folder: str, limit_s: float = 5.0) -> set[int]:
     """Kill every process that carries a marker, and what is below it.
+
+    Args:
+        folder: private folder of the job. Who has one of its pipes open is a process of the
+            job, even if it has thrown its environment away.
 
     Returns:
         The pids that were left after ``limit_s`` seconds.
@@ -187,6 +225,8 @@ def end_marked(marker: str, limit_s: float = 5.0) -> set[int]:
     def find() -> set[int]:
         table = parents()
         found = marked(marker, table)
+        if scratch.is_scratch(folder):
+            found |= {pid for pid in table if is_holding(pid, folder)}
         return (found | descendants(found, table)) - {os.getpid()}
 
     return end_all(find, limit_s)
@@ -215,6 +255,13 @@ def _read_proc(pid: int, name: str) -> bytes:
             return file.readall()
     except (OSError, ValueError):
         return b""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _read_stat(pid: int) -> tuple[int, float] | None:

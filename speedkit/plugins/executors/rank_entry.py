@@ -2,7 +2,7 @@
 
 Usage: ``rank_entry.py FOLDER PYTHON SCRIPT [ARGUMENT]…``. The folder holds, for each rank,
 the named pipes ``RANK.stdout`` and ``RANK.stderr``, and one named ``ranks`` on which a rank
-says who it is. Standard library only, and any Python 3.
+says who it is. Ranks are numbered within the node. Standard library only, and any Python 3.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 def main() -> None:
     """Take the pipes and become the script."""
     folder, python = sys.argv[1:3]
-    rank = os.environ["RANK"]
+    rank = os.environ["LOCAL_RANK"]
     _die_with_parent()
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         pipe = os.open(os.path.join(folder, rank + "." + name), os.O_WRONLY)

@@ -27,15 +27,29 @@ def make() -> str:
     return path
 
 
+def is_scratch(path: str) -> bool:
+    """Whether a path is, or was, that of such a folder."""
+    return os.path.basename(path).startswith(PREFIX) and not os.path.islink(path)
+
+
 def remove(path: str) -> None:
     """Remove such a folder, whatever a job has put there or closed; nothing else is removed."""
-    if not os.path.basename(path).startswith(PREFIX) or os.path.islink(path):
+    if not is_scratch(path):
         return
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
     if os.path.exists(path):
-        for folder, _, _ in os.walk(path):
-            with contextlib.suppress(OSError):
-                os.chmod(folder, 0o700)
+        _open_up(path)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _open_up(path: str) -> None:
+    """Let folders be read and emptied that a job has closed; none is entered by a link."""
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700)
+    for folder, names, _ in os.walk(path):
+        for below in (os.path.join(folder, name) for name in names):
+            if not os.path.islink(below):
+                with contextlib.suppress(OSError):
+                    os.chmod(below, 0o700)

@@ -16,7 +16,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import failures, processes, scratch
@@ -66,6 +66,9 @@ class Order(NamedTuple):
         max_bytes: limit of all output together.
         log_head: bytes kept of the beginning of each stream.
         log_tail: bytes kept of its end.
+        filter: file with the filter of system calls of the sandbox that the command makes;
+            empty if it makes none.
+        pipe_mode: permissions of the named pipes.
     """
 
     command: Sequence[str]
@@ -83,6 +86,8 @@ class Order(NamedTuple):
     max_bytes: int
     log_head: int
     log_tail: int
+    filter: str = ""
+    pipe_mode: int = 0o600
 
 
 class Controller:
@@ -125,7 +130,8 @@ class Rank:
     """One rank: its streams and what is known of its process.
 
     Attributes:
-        pid: None until the rank has announced itself.
+        has_begun: whether its process is known to have been started.
+        pid: None until the rank has announced itself, and if it had ended by then.
         ended_at: monotonic time at which its process was seen to end.
         error_file: path that torch gave it for its error; the file may not exist.
     """
@@ -133,6 +139,7 @@ class Rank:
     def __init__(self, number: int, stdout: Stream, stderr: Stream, reserve: Allowance) -> None:
         self.number, self.stdout, self.stderr = number, stdout, stderr
         self.lines = Lines(reserve)
+        self.has_begun = False
         self.pid: int | None = None
         self.ended_at: float | None = None
         self.error_file = ""
@@ -154,6 +161,7 @@ class Supervisor:
         self._launcher: Stream | None = None
         self._launcher_pid = -1
         self._status: int | None = None
+        self._is_enclosed = not order.filter
         self._request: tuple[str, str] | None = None
         self._input = early
         self._is_orphan = False
@@ -175,6 +183,8 @@ class Supervisor:
         reserves = [Allowance(LINES_PER_S, LINES_AT_ONCE) for _ in range(2)]
         for number in range(self.order.nproc):
             self._ranks.append(self._make_rank(number, reserves[min(number, 1)]))
+        if self.order.filter:
+            self._serve(self._make_stream("entry"), self._on_entered)
         stdout, stderr = self._ranks[0].stdout, self._ranks[0].stderr
         if self.order.has_ranks:
             self._serve(self._make_stream("ranks"), self._on_announcement)
@@ -196,7 +206,8 @@ class Supervisor:
             path = os.path.join(self.order.log_dir, log)
             file = LogFile(path, self.order.log_head, self.order.log_tail)
             self._logs.append(file)
-        return Stream(os.path.join(self.order.scratch, "pipes", name), file, keep_recent)
+        path = os.path.join(self.order.scratch, "pipes", name)
+        return Stream(path, file, keep_recent, self.order.pipe_mode)
 
     def _serve(self, stream: Stream, on_data: Callable[[bytes], None] | None = None) -> None:
         def read() -> bool:
@@ -230,18 +241,20 @@ class Supervisor:
 
     def _spawn(self, stdout: int, stderr: int) -> None:
         self._began = self._heard = time.monotonic()
-        self._process = subprocess.Popen(
-            self.order.command,
-            cwd=self.order.cwd,
-            env=dict(self.order.env),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            preexec_fn=_prepare_launcher,
-        )
+        with _opened(self.order.filter) as files:
+            self._process = subprocess.Popen(
+                _with_filter(self.order.command, files),
+                cwd=self.order.cwd,
+                env=dict(self.order.env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                preexec_fn=_prepare_launcher,
+                pass_fds=files,
+            )
         self._launcher_pid = self._process.pid
-        if not self.order.has_ranks:
-            self._ranks[0].pid = self._launcher_pid
+        if not self.order.has_ranks and not self.order.filter:
+            self._begin(self._ranks[0], self._launcher_pid)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -310,6 +323,8 @@ class Supervisor:
         if self._launcher_pid in ended:
             self._status = os.waitstatus_to_exitcode(ended[self._launcher_pid])
             self._process.returncode = self._status
+            if self.order.filter:
+                self._status = _inner_status(self._status)
 
     def _find_descendants(self) -> set[int]:
         self._collect()
@@ -330,6 +345,14 @@ class Supervisor:
             self._ask("cancelled", "cancelled")
         self._input = self._input[-len(b"cancel\n") :]
 
+    def _on_entered(self, data: bytes) -> None:
+        """Take note that the sandbox stands, and who in it becomes the launcher."""
+        if self._is_enclosed:
+            return
+        self._is_enclosed = True
+        if not self.order.has_ranks:
+            self._begin(self._ranks[0], self._outer_pid(json.loads(data.splitlines()[0])["pid"]))
+
     def _on_announcement(self, data: bytes) -> None:
         for line in data.splitlines():
             with contextlib.suppress(ValueError, LookupError, TypeError):
@@ -337,13 +360,25 @@ class Supervisor:
 
     def _meet(self, words: Mapping[str, Any]) -> None:
         """Take note of who a rank is; what the script may write later is not believed."""
-        rank = self._ranks[int(words["rank"])]
-        if rank.pid is not None:
+        rank, pid = self._ranks[int(words["rank"])], int(words["pid"])
+        if rank.has_begun:
             return
-        rank.pid, rank.error_file = int(words["pid"]), str(words["error_file"])
-        descriptor = processes.open_process(rank.pid)
+        rank.error_file = self._own_file(str(words["error_file"]))
+        self._begin(rank, self._outer_pid(pid) if self.order.filter else pid)
+
+    def _begin(self, rank: Rank, pid: int | None) -> None:
+        rank.has_begun, rank.pid = True, pid
+        descriptor = None if pid in (None, self._launcher_pid) else processes.open_process(pid or 0)
         if descriptor is not None:
             self._listen(descriptor, lambda: self._on_rank_ended(rank, descriptor))
+
+    def _outer_pid(self, inner: int) -> int | None:
+        return processes.with_inner_pid(inner, self._find_descendants())
+
+    def _own_file(self, path: str) -> str:
+        """The path of a file in the job's folder; empty if it leads anywhere else."""
+        folder = os.path.realpath(self.order.scratch)
+        return path if os.path.realpath(path).startswith(folder + os.sep) else ""
 
     def _on_rank_ended(self, rank: Rank, descriptor: int) -> None:
         rank.ended_at = time.monotonic()
@@ -391,14 +426,18 @@ class Supervisor:
         elif errors:
             hang = failures.reason(errors[0], name_rank=self.order.has_ranks)
             reason = f"{reason}; {hang}"
-        if ending in ("crashed", "stalled") and all(rank.pid is None for rank in self._ranks):
-            ending, reason = "lost", f"torchrun could not start the script: {reason}"
+        if ending in ("crashed", "stalled") and not any(rank.has_begun for rank in self._ranks):
+            what = "torchrun could not start the script"
+            if not self._is_enclosed:
+                what = "the sandbox could not be made"
+            ending, reason = "lost", f"{what}: {reason}"
         self.controller.put(
             "result",
             ending=ending,
             exit_code=self._exit_code(),
             reason=reason,
             errors=errors,
+            has_begun=any(rank.has_begun for rank in self._ranks),
             wall_s=round(wall_s, 3),
             left=sorted(left),
         )
@@ -450,6 +489,31 @@ class Supervisor:
     def _failed_at(self, rank: Rank) -> float:
         times = (rank.stderr.traceback_at, rank.ended_at, float("inf"))
         return next(at for at in times if at is not None)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[list[int]]:
+    """Open a file for a child, if there is one."""
+    descriptors = [os.open(path, os.O_RDONLY)] if path else []
+    try:
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _with_filter(command: Sequence[str], descriptors: Iterable[int]) -> list[str]:
+    options = [word for number in descriptors for word in ("--seccomp", str(number))]
+    return [command[0], *options, *command[1:]]
+
+
+def _inner_status(status: int) -> int:
+    """What a process in a sandbox ended with, minus the number for a signal.
+
+    The sandbox ends as a shell does, with 128 and the number of the signal.
+    """
+    number = status - 128
+    return -number if number in set(signal.Signals) else status
 
 
 def _prepare_launcher() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -29,7 +32,7 @@ from speedkit.core.components import (
 )
 from speedkit.core.errors import ExecutorError
 from speedkit.core.files import read_tail
-from speedkit.plugins.executors import collect, machine, processes, scratch
+from speedkit.plugins.executors import collect, machine, mounts, processes, sandbox, scratch
 from speedkit.plugins.executors.environment import is_secret, job_environment, passed
 from speedkit.plugins.executors.supervisor import BOOT, Order
 
@@ -41,9 +44,14 @@ END_S = 10.0
 """Seconds in which a supervisor has ended its job, when it is told to."""
 MAX_COLLECTED = 4
 """All collected files together may be so many times as large as one."""
+MAX_LOSSES = 2
+"""So many losses of one job without a sandbox are its script's doing."""
 MB = 1_000_000
+GB = 1_000_000_000
 _PACKAGE = Path(__file__).resolve().parent
 _RANK_ENTRY = _PACKAGE / "rank_entry.py"
+_said: set[str] = set()
+"""What the user has been told in this process, to be told once."""
 
 
 class TorchrunOptions(Options):
@@ -76,6 +84,29 @@ class TorchrunOptions(Options):
         10_000, gt=0, description="a job that writes more MB than this is ended"
     )
     collect_mb: float = Field(64, gt=0, description="largest file taken from a job, in MB")
+    sandbox: Literal["auto", "bwrap", "none"] = Field(
+        "auto", description="keep jobs apart by bubblewrap: where it works, always, or never"
+    )
+    readable: tuple[str, ...] = Field(
+        (), description="further absolute paths that jobs may read in the sandbox"
+    )
+    max_processes: int = Field(
+        16_384, ge=16, description="processes and threads of a job in the sandbox"
+    )
+    max_file_gb: float = Field(
+        64, gt=0, description="largest file that a job may write in the sandbox, in GB"
+    )
+    max_tmp_gb: float = Field(
+        4, gt=0, description="temporary files of a job in the sandbox, in GB of memory"
+    )
+
+    @field_validator("readable")
+    @classmethod
+    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not os.path.isabs(path):
+                raise ValueError(f"{path} is not an absolute path")
+        return paths
 
     @field_validator("env")
     @classmethod
@@ -90,10 +121,16 @@ class TorchrunExecutor(Executor):
     """Runs a script with torchrun, or with plain Python, on the machine at hand.
 
     Each job has a supervisor process of its own, which captures each rank apart, keeps
-    the limits, and at the end kills every process that descends from the job.
+    the limits, and at the end kills every process that descends from the job. Where
+    bubblewrap works, the job runs in a sandbox of it, which shows only what a job needs.
     """
 
     Options = TorchrunOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._losses: Counter[tuple[str, str]] = Counter()
+        self._losses_lock = threading.Lock()
 
     @property
     def lanes(self) -> int:
@@ -124,8 +161,9 @@ class TorchrunExecutor(Executor):
                 f"torch is not installed for {python}: install it there, or set "
                 "executor.python to an interpreter that has it"
             )
+        found = self._sandbox(python)
         with _scratch_folder() as folder:
-            execution = self._run(job, watch, python, folder)
+            execution = self._run(job, watch, python, found, folder)
         return self._collect(job, execution)
 
     def reap(self, handle: Mapping[str, Any]) -> None:
@@ -136,22 +174,48 @@ class TorchrunExecutor(Executor):
         ):
             return
         _end_supervisor(handle)
-        processes.end_marked(str(handle["marker"]))
-        scratch.remove(str(handle["scratch"]))
+        folder = str(handle["scratch"])
+        processes.end_marked(str(handle["marker"]), folder)
+        scratch.remove(folder)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Return processors, accelerators and versions."""
+        """Return processors, accelerators, versions, and whether there is a sandbox."""
         python = machine.find_interpreter(self.options.python)
-        return {**machine.hardware(), **machine.versions(python)}
+        kind = self._sandbox(python).kind
+        return {**machine.hardware(), **machine.versions(python), "sandbox": kind}
+
+    def _sandbox(self, python: str) -> sandbox.Found:
+        """The sandbox of jobs, as the option asks for it.
+
+        Raises:
+            ExecutorError: there must be one, and none can be made.
+        """
+        wanted = self.options.sandbox
+        if wanted == "none":
+            found = sandbox.Found(None, reason="executor.sandbox=none")
+        else:
+            found = sandbox.find(python)
+        if found.bwrap is None:
+            if wanted == "bwrap":
+                raise ExecutorError(
+                    f"no sandbox can be made: {found.reason}; see speedkit doctor --sandbox, "
+                    "or set executor.sandbox=none"
+                )
+            processes.close_to_equals()
+            if wanted == "auto":
+                _say_once(f"jobs run without a sandbox ({found.reason}): {sandbox.UNPROTECTED}")
+        return found
 
     def _with_options(self, job: Job) -> Job:
         chosen = {name: getattr(self.options, name) for name in ("timeout_s", "stall_s")}
         job = replace(job, **{name: value for name, value in chosen.items() if value is not None})
         return replace(job, nproc=1) if job.launcher == "python" else job
 
-    def _run(self, job: Job, watch: Watch, python: str, folder: Path) -> Execution:
+    def _run(
+        self, job: Job, watch: Watch, python: str, found: sandbox.Found, folder: Path
+    ) -> Execution:
         marker = f"{job.run_id}/{job.name}/{secrets.token_hex(8)}"
-        order = self._order(job, python, folder, marker)
+        order = self._order(job, python, found, folder, marker)
         began = time.monotonic()
         process = _start_supervisor(marker, folder)
         handle = _handle(process.pid, marker, folder)
@@ -162,25 +226,50 @@ class TorchrunExecutor(Executor):
             _leave(process)
             if result is None:
                 self.reap(handle)
-        if result is None:
-            return Execution(
-                Ending.CANCELLED if job.cancel.is_set() else Ending.LOST,
-                wall_s=round(time.monotonic() - began, 3),
-                reason=_last_words(folder),
-            )
-        return _execution(result)
+        if result is not None:
+            execution = _execution(result)
+        else:
+            ending = Ending.CANCELLED if job.cancel.is_set() else Ending.LOST
+            wall_s = round(time.monotonic() - began, 3)
+            execution = Execution(ending, wall_s=wall_s, reason=_last_words(folder))
+        is_open = found.bwrap is None and (result is None or result["has_begun"])
+        return self._blame(job, execution) if is_open else execution
 
-    def _order(self, job: Job, python: str, folder: Path, marker: str) -> Order:
+    def _blame(self, job: Job, execution: Execution) -> Execution:
+        """Take a second loss of one job for its script's doing.
+
+        Without a sandbox a script can end its own supervisor, and would be tried for ever.
+        """
+        if execution.ending is not Ending.LOST:
+            return execution
+        with self._losses_lock:
+            self._losses[job.run_id, job.name] += 1
+            count = self._losses[job.run_id, job.name]
+        if count < MAX_LOSSES:
+            return execution
+        reason = f"{execution.reason}, {count} times: the script is taken to have done it"
+        return replace(execution, ending=Ending.CRASHED, reason=reason)
+
+    def _order(
+        self, job: Job, python: str, found: sandbox.Found, folder: Path, marker: str
+    ) -> Order:
         options = self.options
+        env = job_environment(os.environ, options.env, job.env, folder, marker)
+        if found.bwrap is None:
+            command = _command(job, python, folder, str(_RANK_ENTRY))
+            made = sandbox.Enclosed(command, "", 0o600)
+        else:
+            env = _enclosed_environment(env, job)
+            made = self._enclose(found, job, python, folder, env)
         return Order(
-            command=_command(job, python, folder),
+            command=made.command,
             has_ranks=job.launcher == "torchrun",
             nproc=job.nproc,
             controller=os.getpid(),
             marker=marker,
             script=job.script,
             cwd=str(job.workspace),
-            env=job_environment(os.environ, options.env, job.env, folder, marker),
+            env=env,
             scratch=str(folder),
             log_dir=str(job.log_dir),
             timeout_s=job.timeout_s,
@@ -188,7 +277,36 @@ class TorchrunExecutor(Executor):
             max_bytes=int(options.max_output_mb * MB),
             log_head=int(options.log_head_mb * MB),
             log_tail=int(options.log_tail_mb * MB),
+            filter=made.filter,
+            pipe_mode=made.pipe_mode,
         )
+
+    def _enclose(
+        self,
+        found: sandbox.Found,
+        job: Job,
+        python: str,
+        folder: Path,
+        env: Mapping[str, str],
+    ) -> sandbox.Enclosed:
+        options = self.options
+        python = mounts.interpreter(python)["executable"]
+        command = _command(job, python, folder, f"{sandbox.ENTRIES}/{_RANK_ENTRY.name}")
+        view = mounts.View(
+            workspace=job.workspace,
+            readable=(*job.readable, *map(Path, options.readable)),
+            writable=(*job.writable, *mounts.caches(job.env)),
+            hidden=(*job.hidden, job.log_dir),
+        )
+        limits = sandbox.Limits(
+            processes=options.max_processes,
+            file=int(options.max_file_gb * GB),
+            tmp=int(options.max_tmp_gb * GB),
+        )
+        try:
+            return sandbox.enclose(found, command, view, folder, env, limits)
+        except OSError as error:
+            raise ExecutorError(f"the job could not be started: {error}") from error
 
     def _collect(self, job: Job, execution: Execution) -> Execution:
         if not job.collect:
@@ -275,13 +393,25 @@ class _Conversation:
         return True
 
 
-def _command(job: Job, python: str, folder: Path) -> list[str]:
+def _enclosed_environment(env: Mapping[str, str], job: Job) -> dict[str, str]:
+    """The environment in a sandbox, without caches of the user's, which stay outside."""
+    kept = {n: v for n, v in env.items() if n not in mounts.CACHE_VARIABLES or n in job.env}
+    return sandbox.environment(kept)
+
+
+def _say_once(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        logging.getLogger("speedkit").warning("speedkit: %s", line)
+
+
+def _command(job: Job, python: str, folder: Path, rank_entry: str) -> list[str]:
     script = [job.script, *job.args]
     if job.launcher == "python":
         return [python, "-u", *script]
     if job.launcher != "torchrun":
         raise ExecutorError(f"no launcher named {job.launcher!r}; there are: python, torchrun")
-    entry = [python, "-I", "-S", str(_RANK_ENTRY), str(folder / "pipes"), python]
+    entry = [python, "-I", "-S", rank_entry, str(folder / "pipes"), python]
     # A port of 0 lets parallel jobs be, and an address needs no name service. Isolated, so
     # that no file of the workspace can take the place of one of the launcher's modules.
     return [

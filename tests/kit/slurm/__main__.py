@@ -1,0 +1,5 @@
+"""A Slurm to try things with, until interrupted."""
+
+from tests.kit.slurm import main
+
+main()
