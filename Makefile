@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test install lint types suite clean
+.PHONY: run study test install lint types suite clean
 
 run: install
 	$(BIN)/speedkit run
+
+study: install
+	$(BIN)/python examples/mini_study.py --out runs/mini-study --chain-to 6
 
 test: $(VENV)/.installed-test lint types suite
 

@@ -29,8 +29,10 @@ def register_coders(register: Register) -> None:
 
 @hookimpl
 def register_executors(register: Register) -> None:
-    """Offer the local executor."""
+    """Offer the local executor, and those that hand jobs to an engine."""
     register("torchrun", f"{_HERE}.executors.torchrun:TorchrunExecutor")
+    register("slurm", f"{_HERE}.executors.slurm:SlurmExecutor")
+    register("ray", f"{_HERE}.executors.ray:RayExecutor")
 
 
 @hookimpl
@@ -41,12 +43,29 @@ def register_summarizers(register: Register) -> None:
 
 
 @hookimpl
+def register_judges(register: Register) -> None:
+    """Offer the judge that asks a language model, and the one that needs none."""
+    register("llm", f"{_HERE}.judges.llm:LLMJudge")
+    register("diff", f"{_HERE}.judges.diff:DiffJudge")
+
+
+@hookimpl
 def register_knowledge(register: Register) -> None:
     """Offer hints, files, and guides to what some tasks need."""
     register("hints", f"{_HERE}.knowledge.hints:HintsKnowledge")
     register("files", f"{_HERE}.knowledge.files:FilesKnowledge")
     register("flexattention", f"{_HERE}.knowledge.flexattention:FlexAttentionKnowledge")
     register("muon", f"{_HERE}.knowledge.muon:MuonKnowledge")
+
+
+@hookimpl
+def register_guards(register: Register) -> None:
+    """Offer what every node must pass before it may count."""
+    register("constraints", f"{_HERE}.guards.constraints:ConstraintsGuard")
+    register("log", f"{_HERE}.guards.log:LogGuard")
+    register("clock", f"{_HERE}.guards.clock:ClockGuard")
+    register("data", f"{_HERE}.guards.data:DataGuard")
+    register("evaluation", f"{_HERE}.guards.evaluation:EvaluationGuard")
 
 
 @hookimpl
@@ -61,10 +80,21 @@ _COMMANDS = {
     "tasks": "List the tasks of a family.",
     "records": "List, show, compare and import the records of a family.",
     "data": "Fetch, make up and check token shards.",
-    "plugins": "List plugins, components and their options.",
+    "guards": "List what a node must pass before it may count.",
+    "plugins": "List components and their options; make and install plugins.",
+    "cancel": "End a run and its jobs from outside.",
     "show": "Show a run or one of its nodes.",
     "log": "Print the search tree of a run.",
     "diff": "Compare the code of two nodes.",
+    "results": "Show runs as a table, and import results of others.",
+    "compare": "Compare cells of runs: IQM and others with intervals, differences.",
+    "figures": "Draw results as PNG and SVG files.",
+    "report": "Write an HTML report on runs: tree, nodes, figures, tables, cost.",
+    "sweep": "Run the grid of runs that a TOML file describes.",
+    "ablate": "Run tasks with every combination of components, options, hints and others.",
+    "cumulative": "Run a chain of tasks, each from the best script of the one before.",
+    "verify": "Measure again what a search claims, and give a verdict.",
+    "judge": "Score how much of the human change a node reproduced.",
     "calibrate": "Measure the start and target record of a task on this machine.",
     "metrics": "Read training logs strictly.",
     "aider": "Install aider in an environment of its own, and say which one is used.",

@@ -44,4 +44,5 @@ def program(capsys):
 @pytest.fixture
 def hostile_run(toy_run):
     """Return a run whose coder and scripts write what should not reach a terminal."""
-    return toy_run(load=(str(PLUGIN),), executor="shaky", coder="hostile", nodes=4, scaffold="flat")
+    chosen = {"executor": "shaky", "coder": "hostile", "scaffold": "flat", "guards": ()}
+    return toy_run(load=(str(PLUGIN),), nodes=4, **chosen)

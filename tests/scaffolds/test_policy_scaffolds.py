@@ -112,10 +112,11 @@ def test_step_1_drafts_node_0(scaffold: type[PolicyScaffold], count: int) -> Non
     assert propose(scaffold(), grow()) == [Proposal(0, DRAFT)] * count
 
 
-def test_flat_ends_after_its_drafts() -> None:
+def test_without_children_there_are_only_drafts() -> None:
     tree = grow(node(1, 0, 1, 90), node(2, 0, 1, "buggy"))
-    assert propose(FlatScaffold(), tree) == []
-    assert propose(policy(children=0, debug_prob=1), tree) == []
+    more = propose(FlatScaffold(), tree)
+    assert more == [Proposal(0, DRAFT)] * UNBOUNDED, "as long as the budget lasts"
+    assert propose(policy(drafts=2, children=0, debug_prob=1), tree) == []
 
 
 # --- improve ----------------------------------------------------------------------------
@@ -329,6 +330,7 @@ def test_what_holds_on_any_tree(tree: Tree, options: PolicyOptions, seed: int) -
     assert len(parents(step)) <= 1
     if not step:
         assert options.children == 0
+        assert options.drafts
         return
     parent = tree[step[0].parent]
     if step[0].stage is DEBUG:
@@ -337,7 +339,7 @@ def test_what_holds_on_any_tree(tree: Tree, options: PolicyOptions, seed: int) -
         assert parent.is_buggy
         assert tree.is_leaf(parent.id)
         assert tree.debug_depth(parent.id) < options.max_debug_depth
-    elif len(tree) == 1:
+    elif len(tree) == 1 or options.children == 0:
         assert step == [Proposal(0, DRAFT)] * (options.drafts or UNBOUNDED)
     else:
         assert len(step) == options.children

@@ -83,7 +83,8 @@ def hook(name: str) -> None:
         finally:
             ACCOUNTS.depth -= 1
         target = kwargs["target"] if "target" in kwargs else args[position]
-        note(loss, target, kwargs.get("reduction", "mean"), kwargs.get("ignore_index", -100))
+        ignored = kwargs.get("ignore_index")
+        note(loss, target, kwargs.get("reduction", "mean"), -100 if ignored is None else ignored)
         return loss
 
     setattr(F, name, counted)

@@ -1,0 +1,1 @@
+"""Guards: what must hold before a node may count, one a file."""
