@@ -1,4 +1,4 @@
-"""``speedkit plugins``: what can be chosen, who offers it, and what went wrong."""
+"""``speedkit plugins``: what can be chosen, who offers it, and what went wrong; packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from speedkit.cli.common import json_option, plugins_of, print_table
+from speedkit.cli.plugins_packages import install, new, uninstall
 from speedkit.cli.text import clean, echo, json_text, one_line, print_json
 from speedkit.core.errors import PluginError
 from speedkit.core.plugins import REGISTER_HOOKS
@@ -26,14 +27,38 @@ DESCRIPTION_WIDTH = 60
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
-@click.command("plugins")
+class _ListByDefault(click.Group):
+    """A group that takes arguments which name no command for those of ``list``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``list`` before arguments that are not meant for the group."""
+        given = args[:1]
+        if not given or given[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("plugins", cls=_ListByDefault)
+def command() -> None:
+    """List plugins, components and their options; make, install and remove packages.
+
+    `speedkit plugins [KIND]` is short for `speedkit plugins list [KIND]`.
+    """
+
+
+command.add_command(new)
+command.add_command(install)
+command.add_command(uninstall)
+
+
+@command.command("list")
 @click.argument("kind", required=False, type=click.Choice([*REGISTER_HOOKS]), metavar="[KIND]")
 @click.option("--options", is_flag=True, help="Import the components and list their options.")
 @json_option
 @click.option("--load", multiple=True, metavar="FILE.py|MODULE", help="Load a plugin.")
 @click.option("--block", multiple=True, metavar="NAME", help="Do not load a plugin.")
 @click.pass_context
-def command(
+def list_command(
     ctx: click.Context,
     kind: str | None,
     options: bool,
@@ -43,8 +68,9 @@ def command(
 ) -> None:
     """List the components that can be chosen, all or those of one KIND, and their plugins.
 
-    KIND is scaffold, coder, executor, summarizer, judge or knowledge. The plain list imports
-    no component. With --options a component that cannot be imported is shown with the reason.
+    KIND is scaffold, coder, executor, summarizer, judge, knowledge or guard. The plain list
+    imports no component. With --options a component that cannot be imported is shown with
+    the reason.
     """
     plugins = plugins_of(ctx, load, block)
     components = [_describe(plugins, r) for r in _registrations(plugins, kind)]

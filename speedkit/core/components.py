@@ -67,10 +67,16 @@ class Component(ABC):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A child that a scaffold asks for."""
+    """A child that a scaffold asks for.
+
+    Attributes:
+        other: a second parent, whose code the coder is to join in; its commit becomes the
+            second parent of the node's, as that of a merge.
+    """
 
     parent: int
     stage: Stage
+    other: int | None = None
 
 
 class Scaffold(Component):
@@ -126,6 +132,7 @@ class CodeRequest:
         seed: a seed of this node's own, derived from the run's.
         log_dir: folder for prompts, replies and whatever else is worth keeping.
         read_files: returns the editable files of any node in the tree.
+        other: the second parent, None where there is one only.
     """
 
     task: Task
@@ -140,6 +147,7 @@ class CodeRequest:
     seed: int
     log_dir: Path
     read_files: Callable[[int], Mapping[str, str]]
+    other: Node | None = None
 
     @property
     def rng(self) -> random.Random:

@@ -22,10 +22,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli
 import tomli_w
@@ -34,12 +34,15 @@ from speedkit.core.errors import RunDirectoryError, UsageError
 from speedkit.core.files import printable, write_atomic
 from speedkit.core.journal import Journal, read_events
 from speedkit.core.node import Node
-from speedkit.core.redact import Redactor
 
 SCHEMA = 1
 EPOCH = 946684800
 """Seconds; commits carry this date plus the node's id, so that equal searches give equal
 hashes. When things happened stands in the journal."""
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+# The configuration of a repository may name a server to get missing objects from, and a
+# program that talks to it. A run directory may come from a stranger.
+_ALONE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
 class RunDirectory:
@@ -134,6 +137,7 @@ class GitHistory:
         from gitdb import LooseObjectDB
 
         self.repo = git.Repo(path)
+        self.repo.git.update_environment(**_ALONE)
         self.git_dir = Path(self.repo.git_dir)
         # The repository's own database starts a git process for every object that it stores.
         self._objects = LooseObjectDB(str(self.git_dir / "objects"))
@@ -143,12 +147,23 @@ class GitHistory:
         self._folders: dict[bytes, bytes] = {}
         self._notes_loaded = False
 
-    def commit(self, node: Node, files: Mapping[str, str], parent: str | None) -> str:
-        """Commit the files of a node and set its ref; return the hex id."""
+    def commit(
+        self, node: Node, files: Mapping[str, str], parent: str | None, other: str | None = None
+    ) -> str:
+        """Commit the files of a node and set its ref; return the hex id.
+
+        Args:
+            parent: commit of the parent node, None for node 0.
+            other: commit of a second parent, for a merge.
+
+        Raises:
+            RunDirectoryError: a name is none of a file in the top folder.
+        """
+        _check_names(files)
         with self._lock:
             entries = [(self._blob(t.encode("utf-8")), 0o100644, n) for n, t in files.items()]
             tree = self._tree(entries)
-            parents = [parent] if parent else []
+            parents = [one for one in (parent, other) if one]
             commit = self._commit(tree, commit_message(node), parents, EPOCH + node.id)
             self._sync()
         self.set_ref(node.id, commit)
@@ -181,7 +196,16 @@ class GitHistory:
         self._write_ref(self.NOTES, note)
 
     def diff(self, old: str, new: str, *, stat: bool = False) -> str:
-        """Return the unified diff between two commits, or its statistics."""
+        """Return the unified diff between two commits, or its statistics.
+
+        Raises:
+            RunDirectoryError: the history has no such commits, or is damaged.
+        """
+        from git.exc import GitCommandError
+
+        for commit in (old, new):
+            if not _COMMIT.fullmatch(commit):  # git would take an option for one
+                raise RunDirectoryError(f"the journal names no commit: {commit[:60]!r}")
         flags = [
             "--text",
             "--no-ext-diff",
@@ -189,7 +213,11 @@ class GitHistory:
             "--no-color",
             *(["--stat"] if stat else []),
         ]
-        diff: str = self.repo.git.diff(*flags, old, new)
+        try:
+            diff: str = self.repo.git.diff(*flags, old, new)
+        except GitCommandError as error:
+            why = " ".join(printable(str(error.stderr)).split())[:200]
+            raise RunDirectoryError(f"{self.git_dir} cannot be read: {why}") from None
         return diff
 
     def close(self) -> None:
@@ -269,13 +297,29 @@ def commit_message(node: Node) -> str:
     trailers = {
         "Node": node.id,
         "Parent": "none" if node.parent is None else node.parent,
+        "Other": node.other,
         "Stage": node.stage,
         "Coder": node.coder or "none",
         "Model": node.model,
     }
-    last = "\n".join(f"{k}: {v}" for k, v in trailers.items() if v is not None)
+    last = "\n".join(f"{k}: {_one_line(v)}" for k, v in trailers.items() if v is not None)
     parts = (subject or f"Node {node.id}", body.strip(), last)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _one_line(value: object) -> str:
+    return " ".join(printable(str(value)).split())
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse what is no file of the top folder: jobs and git get files by these names."""
+    for name in names:
+        wrong = name.lower() in ("", ".", "..", ".git") or "/" in name or "\\" in name
+        if wrong or printable(name) != name or "\n" in name:
+            raise RunDirectoryError(
+                f"a node cannot have a file named {name[:60]!r}; a coder gives names of files "
+                "in the top folder"
+            )
 
 
 # --- run.toml, lock -----------------------------------------------------------------------

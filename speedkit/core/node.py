@@ -56,6 +56,7 @@ class Node:
         id: 0 for the start record, then in order of creation.
         parent: id of the parent node, None for node 0.
         stage: why it was asked for.
+        other: id of a second parent, None if it has one only.
         step: the step of the scaffold that asked for it, from 1; 0 for node 0.
         commit: hex id of its git commit, empty if no code was ever committed.
         hypothesis: the coder's sentence on what it changed and why.
@@ -93,6 +94,7 @@ class Node:
     same_as: int | None = None
     code: str = ""
     staleness: int = 0
+    other: int | None = None
 
     @property
     def is_valid(self) -> bool:

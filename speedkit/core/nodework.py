@@ -88,9 +88,11 @@ class NodeWork:
             notes=draft.notes,
             staleness=len(plan.pending),
             code="" if repeated else fingerprint(files),
+            other=proposal.other,
         )
+        parents = [known[i].commit for i in (proposal.parent, proposal.other) if i is not None]
         with self.recorder.lock:
-            commit = self.git.commit(node, files, known[proposal.parent].commit)
+            commit = self.git.commit(node, files, *parents)
             self.recorder.record("node_created", **created(node, commit))
             self.recorder.notify("node_created", node=self.run.tree[node_id])
 
@@ -111,6 +113,7 @@ class NodeWork:
             seed=node_seed(self.config.seed, node_id),
             log_dir=log_dir,
             read_files=lambda i: self.git.files(known[i].commit),
+            other=None if proposal.other is None else known[proposal.other],
         )
 
     def _clean(self, draft: Draft) -> Draft:
@@ -119,7 +122,9 @@ class NodeWork:
         draft = replace(
             draft,
             files={name: clean(text) for name, text in draft.files.items()},
-            hypothesis=printable(clean(draft.hypothesis))[:MAX_HYPOTHESIS],
+            # A key with a control character in it is none before that is gone.
+            hypothesis=clean(printable(draft.hypothesis))[:MAX_HYPOTHESIS],
+            model=draft.model and clean(draft.model),
         )
         try:
             for text in draft.files.values():
@@ -268,7 +273,9 @@ class NodeWork:
             on_started=lambda handle: self.recorder.record(
                 "job_started", job=job, handle=dict(handle)
             ),
-            on_line=lambda metrics, text, at_s: self.on_progress(job, metrics, text, at_s),
+            on_line=lambda metrics, text, at_s: self.on_progress(
+                job, metrics, self.recorder.redactor.clean(text), at_s
+            ),
         )
 
     # --- the end of a node ------------------------------------------------------------------
@@ -358,7 +365,7 @@ class NodeWork:
         """Attach the outcome of a node to its commit."""
         lines = [f"Outcome: {node.outcome}"]
         if node.reason:
-            lines.append(f"Reason: {node.reason}")
+            lines.append(f"Reason: {' '.join(printable(node.reason).split())}")
         if node.same_as is not None:
             lines.append(f"Same-as: {node.same_as}")
         if node.metrics:
@@ -403,6 +410,7 @@ def created(node: Node, commit: str) -> dict[str, Any]:
         "notes": dict(node.notes),
         "staleness": node.staleness,
         "code": node.code,
+        **({} if node.other is None else {"other": node.other}),
     }
 
 

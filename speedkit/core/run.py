@@ -111,7 +111,9 @@ class Run:
         self.calibration = Calibration.from_dict(event["calibration"])
 
     def _on_step_planned(self, event: Mapping[str, Any]) -> None:
-        children = tuple(Proposal(c["parent"], Stage(c["stage"])) for c in event["children"])
+        children = tuple(
+            Proposal(c["parent"], Stage(c["stage"]), c.get("other")) for c in event["children"]
+        )
         pending = frozenset(event.get("pending", ()))
         self.plans = [p for p in self.plans if not self.is_done(p)]
         self.plans.append(Plan(event["step"], event["first_id"], children, pending))
@@ -131,6 +133,7 @@ class Run:
                 reason=event.get("failure", ""),
                 staleness=event.get("staleness", 0),
                 code=event.get("code", ""),
+                other=event.get("other"),
             )
         )
         if code := event.get("code"):

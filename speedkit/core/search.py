@@ -84,7 +84,8 @@ class Search:
         self.run, self.config, self.parts = run, config, components
         self.task = run.task
         self.cancel = threading.Event()
-        self._recorder = Recorder(run, journal, plugins, on_event, on_warning)
+        redactor = config.redactor()
+        self._recorder = Recorder(run, journal, plugins, on_event, on_warning, redactor)
         self._on_progress = on_progress
         self._client: LLM | None = None
         self._git = GitHistory(run.directory.path / "repo")
@@ -215,6 +216,7 @@ class Search:
             cache=self.run.directory.path / "cache",
             cancel=self.cancel,
             artifacts=self.task.family.artifacts if self.parts.guards else (),
+            redactor=self._recorder.redactor,
         )
         knowledge: list[KnowledgeEntry] = []
         for source in self.parts.knowledge:
@@ -314,7 +316,7 @@ class Search:
             "step_planned",
             step=step,
             first_id=first_id,
-            children=[{"parent": c.parent, "stage": str(c.stage)} for c in children],
+            children=[_planned(child) for child in children],
             pending=pending,
         )
         return self.run.plan
@@ -331,10 +333,10 @@ class Search:
 
     def _check(self, children: Sequence[Proposal], pending: Sequence[int]) -> None:
         """Refuse what no scaffold may ask for."""
-        for child in children:
-            if child.parent not in self.run.tree or child.parent in pending:
+        for parent in (p for child in children for p in (child.parent, child.other)):
+            if parent is not None and (parent not in self.run.tree or parent in pending):
                 raise SpeedkitError(
-                    f"scaffold {self.config.scaffold} asks for a child of node {child.parent}, "
+                    f"scaffold {self.config.scaffold} asks for a child of node {parent}, "
                     "which is not finished"
                 )
 
@@ -506,6 +508,12 @@ class _Floor:
 
 def _interrupted() -> None:
     raise KeyboardInterrupt
+
+
+def _planned(child: Proposal) -> dict[str, Any]:
+    """Return what the journal says of a child; a second parent only where there is one."""
+    other = {} if child.other is None else {"other": child.other}
+    return {"parent": child.parent, "stage": str(child.stage), **other}
 
 
 def _nothing() -> None:
