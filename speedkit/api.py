@@ -69,6 +69,7 @@ def run(
     on_warning: Callable[[str], None] = lambda text: None,
     interrupt: Interrupt | None = None,
     purse: Ledger | None = None,
+    verify: bool = False,
     **settings: Any,
 ) -> RunTree:
     """Search a task and return its tree.
@@ -86,6 +87,7 @@ def run(
         interrupt: through which another thread may end the run, as Ctrl-C would.
         purse: keeps limits on model calls together with other runs; what this run spent
             before must be counted in it already.
+        verify: measure the best node again afterwards, as ``speedkit verify`` does.
         settings: with ``resume``, the limits that may be raised: ``nodes``, ``max_cost``,
             ``max_tokens``. Otherwise configuration keys, for example ``scaffold="aide"``,
             ``seed=1``, ``options={"scaffold": {"debug_prob": 0.3}}``.
@@ -126,6 +128,10 @@ def run(
         )
         components.bind(Services(task=found, seed=config.seed, llm=search.llm))
         search.go()
+    if verify:
+        from speedkit.verify import verify_best
+
+        verify_best(directory.path, plugins=plugins, on_warning=on_warning)
     return RunTree(state)
 
 

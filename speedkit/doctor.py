@@ -82,6 +82,13 @@ def examine(
     return tuple(findings)
 
 
+def examine_task(
+    task: Task, *, python: str | None = None, nproc: int | None = None
+) -> tuple[Finding, ...]:
+    """Return whether this machine suffices for a task, without looking at anything else."""
+    return tuple(_task(task, python, nproc))
+
+
 def can_run(findings: Sequence[Finding]) -> bool:
     """Whether nothing that is needed is missing."""
     return all(finding.ok for finding in findings if finding.needed)

@@ -16,6 +16,7 @@ from speedkit.core.errors import RunDirectoryError, SpeedkitError
 from speedkit.core.history import RunDirectory, is_held
 from speedkit.core.ledger import Ledger, Totals
 from speedkit.core.node import Node, Outcome, Tree, speed_key
+from speedkit.core.paired import noise_floor
 from speedkit.core.run import Run
 from speedkit.core.task import Task, find_task
 
@@ -223,6 +224,9 @@ def _outcome(reading: Reading, run: Run, best: Node | None, on_warning: Warn) ->
         "start_ms": calibration.start_ms,
         "target_ms": calibration.target_ms,
         "calibration": calibration.source,
+        "noise_floor": noise_floor(
+            calibration.start_runs, calibration.target_ms, sum(n.counts for n in run.tree)
+        ),
     }
     if not calibration.recovers:
         on_warning(f"{reading.path}: FSR is not defined, since the target record is not faster")

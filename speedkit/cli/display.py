@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speedkit.cli.text import seconds
+from speedkit.cli.text import echo, seconds
 from speedkit.core.files import printable
 from speedkit.core.metrics import Metrics
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from speedkit.api import RunTree
-
 
 
 COLORS = {
@@ -74,7 +73,7 @@ class Plain(Silent):
 
     def say(self, line: str) -> None:
         """Write a line on standard error."""
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 class LiveView(Plain):
@@ -124,7 +123,8 @@ class LiveView(Plain):
         if self._live is None:
             super().say(line)
         else:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            shown = printable(line)
+            self._live.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def _refresh(self) -> None:
         from rich.text import Text
@@ -216,9 +216,9 @@ def print_result(tree: RunTree) -> None:
     from speedkit.cli.common import print_table
 
     print_table([_row(tree, node) for node in tree], HEADERS)
-    click.echo()
+    echo()
     for line in closing_lines(tree):
-        click.echo(line)
+        echo(line)
 
 
 HEADERS = ("node", "parent", "stage", "outcome", "val_loss", "time", "FSR", "what")

@@ -11,6 +11,7 @@ import click
 from speedkit import __version__
 from speedkit.cli.common import plugins_of
 from speedkit.core.errors import SpeedkitError, did_you_mean
+from speedkit.core.files import printable
 from speedkit.core.plugins import Plugins
 
 EPILOG = """Exit status: 0 done; 1 something went wrong; 2 the request was at fault; 4 a limit
@@ -77,14 +78,14 @@ def main(args: list[str] | None = None) -> None:
     try:
         sys.exit(_run(args))
     except SpeedkitError as error:
-        for line in str(error).splitlines():
+        for line in printable(str(error)).splitlines():
             click.echo(f"error: {line}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (nothing is left to say)
         sys.exit(0)
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(printable(f"error: {error}"), err=True)
         sys.exit(1)
 
 

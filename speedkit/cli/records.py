@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from speedkit.cli.common import TaskName, json_option, print_table
+from speedkit.cli.common import (
+    ComponentName,
+    TaskName,
+    json_option,
+    plugins_of,
+    print_table,
+    resolve_config,
+)
 from speedkit.cli.families import FamilyName, complete_family, families
 from speedkit.cli.text import clean, echo, echo_diff, one_line, print_json, seconds
-from speedkit.core.errors import did_you_mean
+from speedkit.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from speedkit.core.task import Record, Task
+    from speedkit.core.trial import Trial
+    from speedkit.timing import RecordTiming, Timing
 
 HEADERS = ("family", "record", "category", "title", "time", "script")
 
@@ -202,7 +211,6 @@ def import_scripts(source: str | None, clock: str, family: str) -> None:
 
     A clone is only read. Without --from the family's own repository is cloned.
     """
-    from speedkit.core.errors import UsageError
     from speedkit.core.task import find_family
     from speedkit.records.nanogpt.importer import Imported, import_records
 
@@ -229,3 +237,112 @@ def export_scripts(folder: Path, family: str) -> None:
 
     for path in export_records(find_family(family), folder):
         echo(str(path))
+
+
+TIME_HEADERS = ("record", "runs", "median", "sd", "reported", "ratio", "val_loss", "note")
+
+
+@command.command("time", short_help="Time the records anew on this machine.")
+@click.argument("family", type=FamilyName(), metavar="FAMILY|PATH")
+@click.option("--records", "chosen", metavar="1,2,…", help="Records to time; default: all.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of the times, gone on with if it is there; default: FAMILY-times.json.",
+)
+@click.option("--executor", type=ComponentName("executor"), help="Name of the executor.")
+@click.option(
+    "-o",
+    "--option",
+    "option",
+    multiple=True,
+    metavar="executor.OPTION=VALUE",
+    help="Set an option of the executor.",
+)
+@click.option("--load", multiple=True, metavar="FILE.py|MODULE", help="Load a plugin.")
+@json_option
+@click.pass_context
+def time_records(
+    ctx: click.Context,
+    family: str,
+    chosen: str | None,
+    repeats: int,
+    out: Path | None,
+    executor: str | None,
+    option: tuple[str, ...],
+    load: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run the records of FAMILY in turn, --repeats times each, and compare with what was reported.
+
+    Every run is kept at once, so that the command can be interrupted and given again. A record
+    that is not imported, or that cannot run here, is passed over with the reason.
+    """
+    from speedkit.timing import retime
+
+    config = resolve_config(None, None, {"executor": executor, "option": option, "load": load})
+    if other := [o for o in option if not o.strip().startswith("executor.")]:
+        raise UsageError(f"-o {other[0]}: timing uses the executor only")
+    try:
+        made = retime(
+            family,
+            _indexes(chosen),
+            repeats=repeats,
+            out=out,
+            executor=config.executor,
+            options=config.options.get("executor"),
+            plugins=plugins_of(ctx, load),
+            on_run=lambda index, k, trial: _say_run(index, k, repeats, trial),
+        )
+    except KeyboardInterrupt:
+        click.echo("interrupted; what was measured is kept: give the command again", err=True)
+        sys.exit(130)
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        _print_times(made)
+    if not any(record.runs_ms for record in made.records):
+        sys.exit(1)
+
+
+def _indexes(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--records {text}: write numbers, for example 1,2,5")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _say_run(index: int, k: int, of: int, trial: Trial) -> None:
+    metrics = trial.metrics
+    result = trial.reason if metrics is None else seconds(metrics.train_time_ms) or "no time"
+    click.echo(clean(f"record {index}, run {k}/{of}: {result}"), err=True)
+
+
+def _print_times(made: Timing) -> None:
+    print_table([_time_row(record, made.target_loss) for record in made.records], TIME_HEADERS)
+    times = [record.ratio for record in made.records if record.ratio is not None]
+    if len(times) > 1:
+        echo(f"\nratio of measured to reported time: {min(times):.3f} to {max(times):.3f}")
+
+
+def _time_row(record: RecordTiming, target: float) -> list[Any]:
+    from speedkit.calibrate import spread
+
+    missed = sum(not loss <= target for loss in record.losses)
+    late = f"{missed} of {len(record.losses)} runs above {target:g}" if missed else ""
+    note = one_line("; ".join(text for text in (record.problem, late) if text))
+    return [
+        clean(f"{record.index} {record.title}"),
+        len(record.runs_ms),
+        seconds(record.median_ms),
+        seconds(spread(record.runs_ms)),
+        seconds(record.reported_ms),
+        None if record.ratio is None else f"{record.ratio:.3f}",
+        ", ".join(f"{loss:.4f}" for loss in record.losses) or None,
+        note or None,
+    ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HEADERS = (
     *("name", "task", "scaffold", "coder", "model", "hints", "knowledge", "seed", "status"),
     *("result", "nodes", "valid/invalid/buggy/other", "best", "time", "calibration", "FSR"),
-    *("verified FSR", "tokens in/out", "dollars", "job s"),
+    *("noise floor", "verified FSR", "tokens in/out", "dollars", "job s"),
 )
 
 
@@ -134,6 +134,7 @@ def _shown(row: Mapping[str, Any]) -> list[str | None]:
         _format(_in_seconds(row["train_time_ms"]), ".2f", " s"),
         _text(row["calibration"]),
         _format(row["fsr"], "+.3f"),
+        _format(row["noise_floor"], "+.3f"),
         _verified(row),
         _tokens(row),
         _format(row["dollars"], ".4f"),
@@ -181,7 +182,8 @@ def closing(frame: pd.DataFrame) -> list[str]:
     return [
         f"{runs}: {_counts(Counter(frame['result']))}",
         "invalid: the search is over and no node may count; missing: not over, not readable, or "
-        "without a calibration; –: not known. FSR is of the best valid node and never clipped.",
+        "without a calibration; –: not known. FSR is of the best valid node and never clipped. "
+        "Noise floor: what the best of as many unchanged scripts would be expected to score.",
     ]
 
 

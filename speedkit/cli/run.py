@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from speedkit.cli.common import TaskName, config_options, plugins_of, resolve_co
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; must be new.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with a run directory.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--verify", is_flag=True, help="Measure the best node again afterwards.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as they happen, as NDJSON.")
 @click.option(
     "--display",
@@ -32,6 +32,7 @@ def command(
     out: Path | None,
     resume: Path | None,
     dry_run: bool,
+    verify: bool,
     as_json: bool,
     display: str | None,
     **flags: Any,
@@ -74,10 +75,25 @@ def command(
         sys.exit(130)
     if not as_json:
         displays.print_result(tree)
+    if verify:
+        _verify(tree, plugins, view.warn, as_json)
+
+
+def _verify(tree: Any, plugins: Any, on_warning: Any, as_json: bool) -> None:
+    """Measure the best node of a run again, and say what came of it."""
+    from speedkit.cli.verify import print_verification
+    from speedkit.verify import verify_best
+
+    found = verify_best(tree.path, plugins=plugins, on_warning=on_warning)
+    if found is not None and not as_json:
+        click.echo()
+        print_verification(found)
 
 
 def _print_event(event: Any) -> None:
-    click.echo(json.dumps(event, ensure_ascii=False))
+    from speedkit.cli.text import print_json
+
+    print_json(event, indent=None)
 
 
 def _print_plan(config: Any, plugins: Any, as_json: bool) -> None:
@@ -116,13 +132,14 @@ def _plan_prompt(config: Any, plugins: Any, coder: Any) -> dict[str, Any] | None
 
 def _print_plan_text(plan: dict[str, Any]) -> None:
     from speedkit.cli.prompts import print_prompt
+    from speedkit.cli.text import echo
 
-    click.echo(f"task    {plan['task']}: {plan['start']} → {plan['target']}")
-    click.echo(f"nodes   {plan['nodes']}, seed {plan['seed']}")
+    echo(f"task    {plan['task']}: {plan['start']} → {plan['target']}")
+    echo(f"nodes   {plan['nodes']}, seed {plan['seed']}")
     for kind, entry in plan["components"].items():
         for one in entry if isinstance(entry, list) else [entry]:
             options = ", ".join(f"{k}={v}" for k, v in one["options"].items())
-            click.echo(f"{kind:<11} {one['name']}  {options}")
+            echo(f"{kind:<11} {one['name']}  {options}")
     if prompt := plan["prompt"]:
-        click.echo(f"prompt      of node 1, about {prompt['estimated_tokens']:,} tokens\n")
+        echo(f"prompt      of node 1, about {prompt['estimated_tokens']:,} tokens\n")
         print_prompt(prompt["system"], prompt["messages"])

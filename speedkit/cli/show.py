@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speedkit.cli.common import json_option, print_table
-from speedkit.cli.text import clean, echo, find_node, print_json, seconds
+from speedkit.cli.text import clean, echo, find_node, one_line, print_json, seconds
 
 if TYPE_CHECKING:
     from speedkit.core.metrics import Metrics
@@ -133,7 +133,7 @@ def _show_node(run: Run, node: Node, as_json: bool) -> None:
     if facts["findings"]:
         echo("\nguards")
         for one in facts["findings"]:
-            echo(f"  {one['level']:<11} {one['guard']}: {clean(one['reason'])}")
+            echo(f"  {one['level']:<11} {one['guard']}: {one_line(one['reason'], 1000)}")
     if held := _HELD.get(facts["outcome"]):
         echo(f"\n{held}")
     if facts["metrics"]:

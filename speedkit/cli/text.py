@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from speedkit.core.node import Node
     from speedkit.core.run import Run
 
-_NOT_SHOWN_RAW = re.compile(r"[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_SHOWN_RAW = re.compile(
+    r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_PAINT = re.compile(r"(\x1b\[(?:3[0-7]|0)m)")
+"""What :func:`paint` puts before and after a text."""
 _DIFF_COLORS = (("---", None), ("+++", None), ("@@", "cyan"), ("-", "red"), ("+", "green"))
 MAX_SUBJECT = 72
 """Characters of a hypothesis shown in a list."""
@@ -52,8 +56,13 @@ def paint(text: str, color: str | None) -> str:
 
 
 def echo(text: str = "") -> None:
-    """Print a line of data; colour stays only where :func:`paint` put it."""
-    click.echo(text, color=wants_color())
+    """Print data: on a terminal with the colours of :func:`paint`, and no other control."""
+    if wants_color():
+        parts = _PAINT.split(text)
+        shown = "".join(p if _PAINT.fullmatch(p) else clean(p) for p in parts)
+    else:
+        shown = clean(click.unstyle(text))
+    click.echo(shown, color=True)
 
 
 def echo_diff(lines: Iterable[str]) -> None:
@@ -67,7 +76,11 @@ def echo_diff(lines: Iterable[str]) -> None:
 def json_text(value: Any, indent: int | None = 2) -> str:
     """Return JSON in which what could fool a terminal or an encoder stands escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    return _NOT_SHOWN_RAW.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+    return _NOT_SHOWN_RAW.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

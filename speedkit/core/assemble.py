@@ -94,9 +94,15 @@ def task_of(config: RunConfig) -> Task:
     if config.start is None:
         return task
     try:
-        return task.starting_from(Path(config.start).read_text(encoding="utf-8"))
+        text = Path(config.start).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the script to start from cannot be read: {error}") from None
+    if config.redactor().clean(text) != text:
+        raise UsageError(
+            f"the script to start from, {config.start}, holds a secret, and scripts are stored "
+            "with the run; take it out"
+        )
+    return task.starting_from(text)
 
 
 def make_component(config: RunConfig, plugins: Plugins, kind: str, name: str) -> Any:

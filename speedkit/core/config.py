@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from speedkit.core.curve_stop import CurveStop
 from speedkit.core.errors import ConfigError, UsageError, did_you_mean
 from speedkit.core.plugins import REGISTER_HOOKS
+from speedkit.core.redact import Redactor
 
 if TYPE_CHECKING:
     from speedkit.core.llm_types import LLMSettings
@@ -165,6 +166,10 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise ConfigError(explain(error, LLMSettings, prefix="llm.")) from None
 
+    def redactor(self) -> Redactor:
+        """Return what takes secrets out of all that a run stores, its model's own key included."""
+        return redactor_of(self.llm)
+
     def budget(self, family: Family) -> int:
         """Return how many nodes a run on a family may have besides the start record."""
         return self.nodes or family.defaults.nodes or 20
@@ -206,11 +211,29 @@ def load_config(
 
 
 def check_config(values: Mapping[str, Any]) -> RunConfig:
-    """Validate plain values, reporting every mistake at once."""
+    """Validate plain values, reporting every mistake at once.
+
+    A secret among them is a mistake, because settings are stored and shown.
+    """
     try:
-        return RunConfig.model_validate(dict(values))
+        config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig)) from None
+    if places := sorted(set(config.redactor().places(dict(values)))):
+        raise ConfigError([f"{place}: {_NO_SECRETS}" for place in places])
+    return config
+
+
+_NO_SECRETS = (
+    "this holds a secret, and settings are stored with the run; put it into an environment "
+    "variable (llm.api_key_env names the one with the model's key)"
+)
+
+
+def redactor_of(llm: object) -> Redactor:
+    """Return what takes secrets out of a run, given the ``llm`` settings of its configuration."""
+    name = llm.get("api_key_env") if isinstance(llm, Mapping) else None
+    return Redactor.from_environment(named=[name] if isinstance(name, str) else ())
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:

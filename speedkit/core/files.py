@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls but for newline and tab
-    r"\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    r"\U000e0000-\U000e007f"  # letters that nobody sees
     r"\ud800-\udfff]"  # lone surrogates, which no file can hold
 )
 
@@ -41,19 +44,26 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 
 def read_tail(path: Path, limit: int = 64 * 1024) -> str:
-    """Return the last ``limit`` bytes of a file as text; empty when there is none."""
+    """Return the last ``limit`` bytes of a regular file as text; empty when there is none."""
     try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - limit))
-            return file.read(limit).decode("utf-8", "backslashreplace")
-    except FileNotFoundError:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):  # none, a link, a socket
+            return ""
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # a pipe, say, on which one would wait
+        os.close(fd)
         return ""
+    with open(fd, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - limit))
+        return file.read(limit).decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
     """Return the text without control characters that could fool a terminal.
 
-    Newlines and tabs stay; C0 and C1 controls, bidirectional overrides and lone surrogates go.
+    Newlines and tabs stay; C0 and C1 controls, bidirectional overrides, invisible letters and
+    lone surrogates go.
     """
     return _CONTROL.sub("", text.replace("\r\n", "\n"))

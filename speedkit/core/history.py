@@ -30,7 +30,7 @@ from typing import Any
 import tomli
 import tomli_w
 
-from speedkit.core.errors import RunDirectoryError, UsageError
+from speedkit.core.errors import RunDirectoryError, SpeedkitError, UsageError
 from speedkit.core.files import printable, write_atomic
 from speedkit.core.journal import Journal, read_events
 from speedkit.core.node import Node
@@ -78,7 +78,10 @@ class RunDirectory:
             raise RunDirectoryError(f"{path} is not empty; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         (path / "nodes").mkdir(exist_ok=True)
-        git.Repo.init(path / "repo", bare=True, initial_branch="node/0").close()
+        try:
+            git.Repo.init(path / "repo", bare=True, initial_branch="node/0").close()
+        except git.exc.GitCommandError as error:
+            raise SpeedkitError(f"{path / 'repo'} cannot be made: {_last_words(error)}") from None
         text = tomli_w.dumps({"schema": SCHEMA, **_without_none(manifest)})
         write_atomic(path / "run.toml", text)
         return cls(path)
@@ -174,10 +177,22 @@ class GitHistory:
         self._write_ref(f"refs/heads/node/{node_id}", commit)
 
     def files(self, commit: str) -> dict[str, str]:
-        """Return the text of the files of a commit, by name."""
-        with self._lock:
-            blobs = self.repo.commit(commit).tree.blobs
-            return {str(b.path): b.data_stream.read().decode("utf-8") for b in blobs}
+        """Return the text of the files of a commit, by name.
+
+        Raises:
+            RunDirectoryError: the history has no such commit, or is damaged.
+        """
+        from git.exc import GitError
+        from gitdb.exc import ODBError
+
+        _check_commit(commit)
+        try:
+            with self._lock:
+                blobs = self.repo.commit(commit).tree.blobs
+                return {str(b.path): b.data_stream.read().decode("utf-8") for b in blobs}
+        except (GitError, ODBError, ValueError) as error:
+            why = " ".join(printable(str(error)).split())[:200]
+            raise RunDirectoryError(f"{self.git_dir} cannot be read: {why}") from None
 
     def annotate(self, commit: str, text: str, at: int) -> None:
         """Attach a text to a commit, where ``git log`` shows it.
@@ -204,8 +219,7 @@ class GitHistory:
         from git.exc import GitCommandError
 
         for commit in (old, new):
-            if not _COMMIT.fullmatch(commit):  # git would take an option for one
-                raise RunDirectoryError(f"the journal names no commit: {commit[:60]!r}")
+            _check_commit(commit)
         flags = [
             "--text",
             "--no-ext-diff",
@@ -216,7 +230,7 @@ class GitHistory:
         try:
             diff: str = self.repo.git.diff(*flags, old, new)
         except GitCommandError as error:
-            why = " ".join(printable(str(error.stderr)).split())[:200]
+            why = _last_words(error)
             raise RunDirectoryError(f"{self.git_dir} cannot be read: {why}") from None
         return diff
 
@@ -307,8 +321,20 @@ def commit_message(node: Node) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _last_words(error: Exception) -> str:
+    """Return what git said that was fatal, on one line, or how it ended."""
+    said = printable(str(getattr(error, "stderr", ""))).rpartition("fatal: ")[2]
+    ended = f"git failed with status {getattr(error, 'status', 'unknown')}"
+    return _one_line(said).rstrip("' ")[:200] or ended
+
+
 def _one_line(value: object) -> str:
     return " ".join(printable(str(value)).split())
+
+
+def _check_commit(commit: str) -> None:
+    if not _COMMIT.fullmatch(commit):  # git would take an option for one
+        raise RunDirectoryError(f"the journal names no commit: {commit[:60]!r}")
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -423,7 +449,7 @@ def _sweep_locks(repo: Path) -> None:
 
 def default_run_path(task: str) -> Path:
     """Return a new path below ``runs/`` for a run of a task."""
-    stem = task.replace("/", "-").replace(".", "").strip("-") or "run"
+    stem = re.sub(r"[^\w-]+", "", task.replace("/", "-")).strip("-") or "run"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{stem}-{stamp}"
     paths = (base if k == 0 else base.with_name(f"{base.name}-{k}") for k in range(100))

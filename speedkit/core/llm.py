@@ -275,9 +275,8 @@ class LLM:
         )
 
     def _name(self, served: str | None) -> str | None:
-        """Return the model's name as it may stand in one line; a server can call itself anything."""
-        name = self.redactor.clean(one_line(served or "", MAX_NAME))
-        return name or None
+        """Return what a server calls its model, fit for one line: that can be any text."""
+        return self.redactor.clean(one_line(served or ""))[:MAX_NAME] or None
 
     def _keep(self, call: Call, key: str, reply: Reply) -> Reply:
         """Store a reply; if another process was faster, take its text, as a replay will."""

@@ -17,12 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from speedkit.core.errors import UsageError
+from speedkit.core.files import printable
 from speedkit.core.ledger import Usage
 from speedkit.core.llm_retry import retry_after_s
 from speedkit.core.llm_types import Answer, LLMRefused, LLMSettings, Message, split_reasoning
 
 MAX_REPLY_CHARS = 4_000_000
 """A longer reply counts as garbage."""
+
+MAX_WORDS = 4000
+"""Characters of an error message that are looked at."""
 
 DEFAULT_OUTPUT_TOKENS = 32_768
 """What is set aside for a reply of a model whose limit nobody knows."""
@@ -304,7 +308,7 @@ def diagnose(error: Exception) -> AttemptFailed:
     billed = trouble is Trouble.TRANSIENT and (status in (None, 408) or not headers)
     return AttemptFailed(
         trouble,
-        one_line(error),
+        _words(error),
         status=status,
         retry_after_s=retry_after_s(headers, time.time()),
         billed=billed,
@@ -330,11 +334,15 @@ def _headers(error: Exception) -> dict[str, str]:
     return {str(name).lower(): str(value) for name, value in (headers or {}).items()}
 
 
-def one_line(error: Exception, limit: int = 300) -> str:
+def _words(error: Exception) -> str:
     """Return the provider's own words, on one line."""
     words, _, _ = str(error).partition("Traceback (most recent call last)")
-    text = " ".join(words.split()) or type(error).__name__
-    return _PREFIX.sub("", text)[:limit]
+    return _PREFIX.sub("", one_line(words) or type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """Return a text of a server on one line, without control characters, and bounded."""
+    return " ".join(printable(text[:MAX_WORDS]).split())
 
 
 def as_text(value: object) -> str:

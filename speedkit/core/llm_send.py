@@ -23,6 +23,8 @@ from speedkit.core.llm_types import (
     estimate_tokens,
 )
 
+MAX_TROUBLE = 300
+"""Characters that are kept of what a provider says of a failure."""
 TOKENS_PER_MESSAGE = 8
 """What a message costs beside its text, at most."""
 
@@ -212,4 +214,5 @@ class Sender:
 
     def _words(self, failure: AttemptFailed) -> str:
         status = f" (HTTP {failure.status})" if failure.status else ""
-        return self._clean(str(failure)) + status
+        # Cut after it was cleaned: of half a key nobody can tell that it is one.
+        return self._clean(str(failure))[:MAX_TROUBLE] + status

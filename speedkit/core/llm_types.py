@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from speedkit.core.errors import SpeedkitError
 from speedkit.core.ledger import Usage
+from speedkit.core.redact import Redactor
 
 Message = Mapping[str, str]
 """A message of a talk: ``role`` (``user`` or ``assistant``) and ``content``."""
 
 CacheMode = Literal["off", "record", "replay"]
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class LLMError(SpeedkitError):
@@ -67,6 +69,20 @@ class LLMSettings(BaseModel):
         description="record: ask only what the cache lacks; replay: never ask; off: no cache",
     )
     concurrency: int = Field(8, gt=0, description="most calls at once; fewer after a 429")
+
+    @field_validator("api_base")
+    @classmethod
+    def _holds_no_key(cls, value: str | None) -> str | None:
+        if value is not None and Redactor().clean(value) != value:
+            raise ValueError("the address holds a key; put that into a variable: llm.api_key_env")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value and (not _VARIABLE.fullmatch(value) or Redactor().clean(value) != value):
+            raise ValueError("give the name of the variable that holds the key, not the key")
+        return value
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from speedkit.core.llm_types import Message, estimate_tokens
 from speedkit.core.node import Node, Outcome, Stage, Tree
 from speedkit.core.nodework import node_seed
 from speedkit.core.plugins import Plugins
-from speedkit.core.redact import Redactor
 from speedkit.core.search import root_metrics, root_node, step_rng, takes_reference
 from speedkit.core.task import Task
 
@@ -58,7 +57,7 @@ def first_prompt(
     for part in (coder, *parts.knowledge):
         part.bind(services)
     system, messages = coder.prompt(_first_request(config, parts, task, stage))
-    clean = Redactor.from_environment().clean
+    clean = config.redactor().clean
     return clean(system), [{**m, "content": clean(m["content"])} for m in messages]
 
 

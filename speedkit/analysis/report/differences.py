@@ -37,9 +37,10 @@ class Differences:
         from git.exc import GitError
         from gitdb.exc import ODBError
 
+        from speedkit.core.errors import RunDirectoryError
         from speedkit.core.history import GitHistory
 
-        self._errors = (GitError, ODBError, OSError, ValueError)
+        self._errors = (GitError, ODBError, OSError, ValueError, RunDirectoryError)
         try:
             self._history = GitHistory(self.state.directory.path / "repo")
         except self._errors as error:

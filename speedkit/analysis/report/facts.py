@@ -14,10 +14,10 @@ from speedkit.analysis.report.differences import Differences
 from speedkit.analysis.report.evidence import Folder, Judgement, Log, Verdict
 from speedkit.analysis.report.outcomes import ordered
 from speedkit.analysis.report.text import Excerpt, head, subject
+from speedkit.core.config import redactor_of
 from speedkit.core.ledger import ModelCall, Totals
 from speedkit.core.metrics import Metrics
 from speedkit.core.node import Node, Tree
-from speedkit.core.redact import Redactor
 
 if TYPE_CHECKING:
     from speedkit.core.calibration import Calibration
@@ -259,7 +259,7 @@ def read_run(path: Path, key: str, limits: Limits) -> RunFacts:
     from speedkit.api import open_state
 
     state = open_state(path)
-    redactor = Redactor.from_environment()
+    redactor = redactor_of(state.directory.manifest.get("config", {}).get("llm"))
     events = state.directory.events()
     folder = Folder(path, limits.points, limits.log_lines, redactor.clean)
     verdicts = folder.verdicts()

@@ -1,4 +1,9 @@
-"""Run in place of a node's script: runs it, and keeps account of every loss without gradients."""
+"""Run in place of a node's script: runs it, and keeps account of every loss of a validation.
+
+A loss belongs to a validation when it is computed without gradients, or by a model that was put
+into evaluation mode: early records validate with gradients, because torch could not compile
+them otherwise.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +33,11 @@ class Account:
     def __init__(self) -> None:
         self.validations: list[list[tuple[int, Tensor, Tensor]]] = []
         self.is_open = False
+        self.evaluates = False
         self.depth = 0
 
     def add(self, loss: Tensor, target: Tensor, reduction: str, ignore_index: int) -> None:
-        """Add one call that was made without gradients."""
+        """Add one call of a validation."""
         if not self.is_open:
             self.validations.append([])
             self.is_open = True
@@ -75,7 +81,8 @@ def hook(name: str) -> None:
     position = TARGET[name]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or ACCOUNTS.depth:
+        trains = torch.is_grad_enabled() and not ACCOUNTS.evaluates
+        if trains or ACCOUNTS.depth:
             return original(*args, **kwargs)
         ACCOUNTS.depth += 1  # cross_entropy may call nll_loss
         try:
@@ -90,11 +97,23 @@ def hook(name: str) -> None:
     setattr(F, name, counted)
 
 
+def hook_modes() -> None:
+    """Take note when a model is put into evaluation mode, and when it trains again."""
+    original = torch.nn.Module.train
+
+    def train(self: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+        ACCOUNTS.evaluates = not mode
+        return original(self, mode)
+
+    torch.nn.Module.train = train  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Hook the losses and run the script as if it had been started itself."""
     for name in HOOKED:
         if hasattr(F, name):
             hook(name)
+    hook_modes()
     register_optimizer_step_post_hook(ACCOUNTS.close)
     atexit.register(ACCOUNTS.write)
     sys.argv[0] = SCRIPT

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 _USERINFO = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|[^/\\]+@?[^/\\]*:", re.IGNORECASE)
 # Reading must neither ask, nor fetch what is not there, nor touch the index of the clone.
-_QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+_QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",  # for a git that does not know the one before
+}
 
 State = Literal["imported", "missing", "damaged"]
 

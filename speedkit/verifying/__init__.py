@@ -1,0 +1,1 @@
+"""The parts of verification: plan, journal, runs, decision."""
