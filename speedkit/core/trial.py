@@ -185,7 +185,8 @@ class Trials:
             stop: makes what is asked at every validation whether the job is to be ended
                 early; called anew for each attempt.
             smoke_steps: let the script make so many steps and never count, uncompiled unless
-                it uses FlexAttention, which needs too much memory then; where the executor itself is set to smoke runs, its number holds.
+                it uses FlexAttention, which needs too much memory then; where the executor
+                itself is set to smoke runs, its number holds.
             handle: of the same job, started by a dead controller; gone on with if it can be.
         """
         log_dir.mkdir(parents=True, exist_ok=True)

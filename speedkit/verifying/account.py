@@ -3,7 +3,7 @@
 ::
 
     RUN/verify/0003/1/            node 3, first attempt
-      pairs.jsonl                 the journal: begun, pair_begun, job_started, pair, ablation
+      pairs.jsonl                 the journal: begun, pair_begun, job_started, pair, …
       pair-001/{start,candidate}  logs of the runs
 """
 
@@ -110,6 +110,7 @@ class Account:
         interrupted: pairs that were begun, killed, and begun again.
         handles: of jobs that have started and whose pair is not over, by job name.
         ablation: what a run on shuffled tokens told, None if there was none.
+        recount: what was found when its validations were counted, None if they were not.
     """
 
     plan: Plan
@@ -120,6 +121,7 @@ class Account:
     interrupted: int = 0
     handles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     ablation: Finding | None = None
+    recount: tuple[Finding, ...] | None = None
     _open: int | None = None
 
     @property
@@ -131,6 +133,7 @@ class Account:
     def findings(self) -> list[Finding]:
         """Everything that guards had to say, of code, runs and ablation."""
         found = [*self.code, *(f for p in self.pairs for run in p.runs for f in run.findings)]
+        found += self.recount or ()
         return found if self.ablation is None else [*found, self.ablation]
 
     @property
@@ -168,6 +171,9 @@ class Account:
             self.handles.clear()
         elif kind == "ablation":
             self.ablation = Finding.from_dict(event["finding"])
+            self.handles.clear()
+        elif kind == "recount":
+            self.recount = tuple(map(Finding.from_dict, event["findings"]))
             self.handles.clear()
 
 

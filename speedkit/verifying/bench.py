@@ -13,6 +13,7 @@ from typing import Any
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Ending
 from speedkit.core.errors import SpeedkitError, UsageError
+from speedkit.core.evaluation import Recount
 from speedkit.core.findings import Finding, Level, worst
 from speedkit.core.inspection import Inspector
 from speedkit.core.metrics import Metrics
@@ -170,6 +171,45 @@ class Bench:
         self._check(trial, CANDIDATE)
         finding = judge_ablation(trial, self.trials.task.rules.target)
         book.record("ablation", finding=finding.to_dict())
+
+    def recount(self, book: Book) -> None:
+        """Run the candidate below the family's counting program, and enter what that tells."""
+        trials, data = self.trials, self.trials.data
+        assert data is not None  # see counts_again
+        assert trials.torch_version is not None
+        made = trials.task.family.recount(
+            trials.task, self.files[CANDIDATE], trials.torch_version, trials.rules.nproc, data
+        )
+        assert made is not None
+        name = f"verify-{self.node}-{book.attempt}-recount"
+        seed = fresh_seed(book.account.entropy, -1, self.used)
+        trial = replace(trials, artifacts=made.artifacts).run(
+            name, made.files, book.folder / "recount", seed, self._listener(book, name)
+        )
+        self._check(trial, CANDIDATE)
+        found = judge_recount(trial, made)
+        _forget(trial)
+        book.record("recount", findings=[finding.to_dict() for finding in found])
+
+
+def counts_again(trials: Trials) -> bool:
+    """Whether the validations of a node can be counted from outside."""
+    offered = trials.task.family.evaluation.recount is not None
+    return offered and trials.data is not None and trials.torch_version is not None
+
+
+def judge_recount(trial: Trial, made: Recount) -> tuple[Finding, ...]:
+    """Say what a counted run tells; one that broke off tells nothing good."""
+    fault = _measured(CANDIDATE, trial).fault
+    if fault:
+        reason = f"the run that counts validations did not come to its end: {fault}"
+        return (Finding("recount", Level.QUARANTINE, reason),)
+    try:
+        paths = [trial.artifacts[name] for name in made.artifacts]
+        return tuple(made.judge(paths, trial.report))
+    except (KeyError, ValueError, OSError) as error:
+        reason = f"what was counted cannot be read: {error}"
+        return (Finding("recount", Level.QUARANTINE, reason),)
 
 
 def check_ablation(data: Path | None) -> None:

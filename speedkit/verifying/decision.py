@@ -33,6 +33,7 @@ class Next(Enum):
 
     PAIR = "pair"
     ABLATION = "ablation"
+    RECOUNT = "recount"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Rules:
         calibration: times of the run, which stand in for a target record that is not run.
         nodes: nodes of the search, for the noise floor.
         ablation: whether a run on shuffled tokens is asked for.
+        recount: whether what a node validates is to be counted from outside.
     """
 
     gate: float
     calibration: Calibration
     nodes: int
     ablation: bool = False
+    recount: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def decide(account: Account, rules: Rules) -> Decision | Next:
 def _confirm(account: Account, rules: Rules, seen: Figures) -> Decision | Next:
     if rules.ablation and account.ablation is None:
         return Next.ABLATION
+    if rules.recount and account.recount is None:
+        return Next.RECOUNT
     loss, ratio = seen.loss, seen.ratio
     reasons = [
         f"the mean loss {loss.mean:.4f} is under the target {loss.target:g} "
@@ -163,6 +168,8 @@ def _confirm(account: Account, rules: Rules, seen: Figures) -> Decision | Next:
     ]
     if account.ablation is not None:
         reasons.append(account.ablation.reason)
+    if account.recount is not None:
+        reasons.append("what was counted from outside agrees with what the script printed")
     return Decision(CONFIRMED, tuple(reasons))
 
 

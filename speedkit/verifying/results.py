@@ -113,6 +113,7 @@ def _measured(account: Account, seen: Figures | None) -> dict[str, Any]:
         "pairs": [pair.to_dict() for pair in account.pairs],
         "code_findings": [f.to_dict() for f in account.code],
         "ablation": account.ablation.to_dict() if account.ablation else None,
+        "recount": None if account.recount is None else [f.to_dict() for f in account.recount],
         "interrupted": account.interrupted,
         "hardware": dict(account.hardware),
     }

