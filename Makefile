@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run study docs test install lint types suite clean
+.PHONY: run study docs test test-engines install lint types suite clean
 
 run: install
 	$(BIN)/speedkit run
@@ -23,6 +23,10 @@ docs: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Needs Debian's slurm-wlm and munge, and `pip install ray`; what is absent is skipped.
+test-engines: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m engines tests/executors
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy

@@ -17,7 +17,8 @@ import speedkit
 from tests.conftest import TOY
 from tests.core.test_resume import check_once, facts
 
-MOMENTS = 20
+MOMENTS = int(os.environ.get("SPEEDKIT_TEST_KILLS", "8"))
+"""How often the run is killed; the more, the longer the test takes."""
 NODES = 6
 
 

@@ -85,7 +85,14 @@ def make_ray(request):
     return lambda **options: RayExecutor(RayOptions(**{**quick, **options}))
 
 
-@pytest.fixture(params=[make_torchrun, make_slurm, make_ray], ids=["torchrun", "slurm", "ray"])
+ENGINES = [
+    pytest.param(make_torchrun, id="torchrun"),
+    pytest.param(make_slurm, id="slurm", marks=pytest.mark.engines),
+    pytest.param(make_ray, id="ray", marks=pytest.mark.engines),
+]
+
+
+@pytest.fixture(params=ENGINES)
 def bench(request, tmp_path):
     """A bench for each executor; its scripts must leave no process behind."""
     made = EngineBench(tmp_path, f"bench-{secrets.token_hex(8)}")

@@ -18,6 +18,8 @@ from speedkit.plugins.executors.ray import RayExecutor, RayOptions
 from tests.kit import ray_cluster as fixtures
 
 ray_cluster = fixtures.ray_cluster
+pytestmark = pytest.mark.engines
+
 SLEEPER = "import time\nprint('up')\ntime.sleep(60)"
 CONTROLLER = """
 import json, sys

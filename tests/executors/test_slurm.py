@@ -23,6 +23,8 @@ from speedkit.plugins.executors.slurm import SlurmExecutor, SlurmOptions
 from tests.kit.slurm import fixtures
 
 session_slurm, slurm = fixtures.session_slurm, fixtures.slurm
+pytestmark = pytest.mark.engines
+
 QUICK = {"poll_s": 0.1, "states_s": 0.5, "cpus": 1}
 SLEEPER = "import time\nprint('up')\ntime.sleep(60)"
 STEPS = """

@@ -20,6 +20,8 @@ from speedkit.core.journal import read_events
 from tests.kit.slurm import fixtures
 
 session_slurm, slurm = fixtures.session_slurm, fixtures.slurm
+pytestmark = pytest.mark.engines
+
 SLOW = "import time\ntime.sleep(60)\n"
 
 
