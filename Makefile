@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: run study docs test test-engines install lint types suite clean
 
 run: install
-	$(BIN)/speedkit run
+	$(BIN)/speedkit run -o executor.warm=true
 
 study: install
 	$(BIN)/python examples/mini_study.py --out runs/mini-study --chain-to 6

@@ -16,6 +16,8 @@ from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOption
 
 BOTH = pytest.mark.parametrize("sandbox", ["bwrap", "none"])
 """Runs a test with and without a sandbox."""
+WARM = pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+"""Runs a test under torchrun, and with ranks forked from a process that has imported torch."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Jobs of several ranks under the real torchrun."""
+"""Jobs of several ranks under the real torchrun, and where marked under the warm launcher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from executor_bench import Recorder
+from executor_bench import WARM, Recorder
 
 from speedkit.core.components import Ending
-from speedkit.plugins.executors.torchrun import TorchrunExecutor
 
 ALL_REDUCE = """
     import os, torch, torch.distributed as dist
@@ -24,13 +23,15 @@ ALL_REDUCE = """
 """
 
 
-def run(bench, script, **facts):
-    return bench.run(script, launcher="torchrun", **{"nproc": 2, **facts})
+def run(bench, script, warm=False, **facts):
+    options = {"warm": warm}
+    return bench.run(script, options, launcher="torchrun", **{"nproc": 2, **facts})
 
 
-def test_two_jobs_at_once_do_not_meet(bench):
+@WARM
+def test_two_jobs_at_once_do_not_meet(bench, warm):
     job = bench.job(ALL_REDUCE + "    dist.destroy_process_group()\n", launcher="torchrun")
-    executor = TorchrunExecutor()
+    executor = bench.executor({"warm": warm})
 
     def one(number):
         log_dir = bench.folder / f"logs-{number}"
@@ -44,7 +45,8 @@ def test_two_jobs_at_once_do_not_meet(bench):
     assert results == [(Ending.FINISHED, ["step:1/1 val_loss:2.0000 train_time:1ms"])] * 2
 
 
-def test_exception_on_one_rank_is_named_and_comes_first(bench):
+@WARM
+def test_exception_on_one_rank_is_named_and_comes_first(bench, warm):
     """Rank 0 fails as well, because rank 1 has left it, and is not to blame."""
     done = run(
         bench,
@@ -54,16 +56,23 @@ def test_exception_on_one_rank_is_named_and_comes_first(bench):
         raise ValueError("bad shape")
     dist.all_reduce(total)
     """,
+        warm,
     )
     assert (done.ending, done.exit_code) == (Ending.CRASHED, 1)
     assert done.reason == "rank 1: ValueError: bad shape"
     first, *others = done.errors
     assert (first.rank, first.message) == (1, "ValueError: bad shape")
-    assert 'raise ValueError("bad shape")' in first.traceback
+    assert first.traceback.splitlines() == [
+        "Traceback (most recent call last):",
+        f'  File "{bench.workspace}/script.py", line 10, in <module>',
+        '    raise ValueError("bad shape")',
+        "ValueError: bad shape",
+    ]
     assert [error.rank for error in others] in ([], [0])
 
 
-def test_ranks_are_captured_apart_and_end_at_once_whatever_they_ignore(bench):
+@WARM
+def test_ranks_are_captured_apart_and_end_at_once_whatever_they_ignore(bench, warm):
     cancel, cancelled = threading.Event(), []
 
     def on_line(rank, text):
@@ -81,7 +90,7 @@ def test_ranks_are_captured_apart_and_end_at_once_whatever_they_ignore(bench):
                           os.environ["PYTHONUNBUFFERED"], os.readlink("/proc/self/fd/0")]))
         time.sleep(60)
     """
-    done = run(bench, script, args=["--x"], cancel=cancel)
+    done = run(bench, script, warm, args=["--x"], cancel=cancel)
     assert time.monotonic() - cancelled[0] < 3
     assert done.ending is Ending.CANCELLED
     for rank in (0, 1):
@@ -90,19 +99,22 @@ def test_ranks_are_captured_apart_and_end_at_once_whatever_they_ignore(bench):
         assert bench.log(f"rank{rank}.stderr.log").endswith(b"error of %d\n" % rank)
 
 
-def test_a_rank_that_is_killed(bench):
+@WARM
+def test_a_rank_that_is_killed(bench, warm):
     script = """
         import os, signal, time
         if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
     """
-    done = run(bench, script)
+    done = run(bench, script, warm)
+    assert (done.ending, done.exit_code) == (Ending.CRASHED, 1)
     assert done.reason == "rank 1: killed by SIGKILL (out of memory?)"
     assert [(error.rank, error.signal) for error in done.errors] == [(1, "SIGKILL")]
 
 
-def test_the_error_file_of_a_rank_is_read(bench):
+@WARM
+def test_the_error_file_of_a_rank_is_read(bench, warm):
     script = """
         import json, os, sys, time
         if os.environ["RANK"] == "1":
@@ -113,7 +125,7 @@ def test_the_error_file_of_a_rank_is_read(bench):
             os._exit(7)
         time.sleep(60)
     """
-    done = run(bench, script)
+    done = run(bench, script, warm)
     (error,) = done.errors
     assert (error.rank, error.message, error.traceback) == (1, "KeyError: 'lr'", "the stack")
 

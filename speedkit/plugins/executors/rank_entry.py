@@ -14,6 +14,12 @@ import sys
 def main() -> None:
     """Take the pipes and become the script."""
     folder, python = sys.argv[1:3]
+    become_rank(folder)
+    os.execv(python, [python, "-u", *sys.argv[3:]])
+
+
+def become_rank(folder: str) -> None:
+    """Die with the launcher, take the pipes of the rank that the environment names, announce it."""
     rank = os.environ["LOCAL_RANK"]
     _die_with_parent()
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -21,7 +27,6 @@ def main() -> None:
         os.dup2(pipe, descriptor)
         os.close(pipe)
     _announce(os.path.join(folder, "ranks"), rank)
-    os.execv(python, [python, "-u", *sys.argv[3:]])
 
 
 def _announce(pipe: str, rank: str) -> None:

@@ -69,6 +69,11 @@ class RemoteExecutor(TorchrunExecutor):
     Options = RemoteOptions
     engine: str
 
+    @property
+    def lanes(self) -> int:
+        """How many jobs are submitted at once; the engine places them."""
+        return int(self.options.lanes)
+
     # --- what an engine does ------------------------------------------------------------------
 
     def nodes_of(self, job: Job) -> int:
@@ -149,7 +154,8 @@ class RemoteExecutor(TorchrunExecutor):
         """Return what was asked of the engine, which decides on the hardware, and versions."""
         python = machine.find_interpreter(self.options.python)
         facts = {"engine": self.engine, "sandbox": self.options.sandbox}
-        return {**facts, **machine.versions(python)}
+        warm = {"warm": True} if self.options.warm else {}
+        return {**facts, **warm, **machine.versions(python)}
 
     def end_all_unrecorded(self, run: Path) -> tuple[str, ...]:
         """End the jobs below a run directory of which a killed controller left only a note.

@@ -54,6 +54,8 @@ class MemberExecutor(TorchrunExecutor):
 def open_to_others(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a node's executor with the network open, without which none meet.
 
+    A warm launcher knows of one node alone, so there is none.
+
     Raises:
         ExecutorError: the options want a sandbox, which closes the network.
     """
@@ -62,7 +64,7 @@ def open_to_others(options: Mapping[str, Any]) -> dict[str, Any]:
             "the sandbox has no network, through which the nodes of a job meet: set "
             "executor.nodes=1 or executor.sandbox=none"
         )
-    return {**options, "sandbox": "none"}
+    return {**options, "sandbox": "none", "warm": False}
 
 
 def among_nodes(command: list[str], place: Place) -> list[str]:

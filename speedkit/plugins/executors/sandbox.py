@@ -282,7 +282,7 @@ def _file_system(
         yield from ("--symlink", target, path)
     for name in ("hosts", "nsswitch.conf", "passwd", "group"):
         yield from ("--ro-bind", str(files[name]), f"/etc/{name}")
-    for name in ("sandbox_entry.py", "rank_entry.py"):
+    for name in ("sandbox_entry.py", "rank_entry.py", "warm_entry.py"):
         yield from ("--ro-bind", str(_PACKAGE / name), f"{ENTRIES}/{name}")
     yield from _masks(found, seen)
     yield from _bind("--ro-bind", seen.given)

@@ -106,7 +106,7 @@ class SlurmExecutor(RemoteExecutor):
     engine = "slurm"
 
     @property
-    def interpreter(self) -> str | None:  # type: ignore[override]
+    def interpreter(self) -> str | None:
         """The Python that runs the scripts, None where it is in a container."""
         return None if self.options.container else super().interpreter
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from . import failures, processes, scratch
@@ -69,6 +70,7 @@ class Order(NamedTuple):
         filter: file with the filter of system calls of the sandbox that the command makes;
             empty if it makes none.
         pipe_mode: permissions of the named pipes.
+        cpus: those that the job may use; none for all that this process may.
     """
 
     command: Sequence[str]
@@ -88,6 +90,7 @@ class Order(NamedTuple):
     log_tail: int
     filter: str = ""
     pipe_mode: int = 0o600
+    cpus: Sequence[int] = ()
 
 
 class Controller:
@@ -249,7 +252,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                preexec_fn=_prepare_launcher,
+                preexec_fn=partial(_prepare_launcher, self.order.cpus),
                 pass_fds=files,
             )
         self._launcher_pid = self._process.pid
@@ -516,7 +519,9 @@ def _inner_status(status: int) -> int:
     return -number if number in set(signal.Signals) else status
 
 
-def _prepare_launcher() -> None:
+def _prepare_launcher(cpus: Iterable[int]) -> None:
+    if cpus:
+        os.sched_setaffinity(0, cpus)
     processes.die_with_parent()
     processes.no_core_dumps()
     processes.offer_to_oom_killer()

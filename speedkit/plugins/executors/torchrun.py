@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -28,12 +28,22 @@ from speedkit.core.components import (
     Job,
     Options,
     RankError,
+    Services,
     Watch,
 )
 from speedkit.core.errors import ExecutorError
 from speedkit.core.files import read_tail
-from speedkit.plugins.executors import collect, machine, mounts, processes, sandbox, scratch
+from speedkit.plugins.executors import (
+    collect,
+    gpu,
+    machine,
+    mounts,
+    processes,
+    sandbox,
+    scratch,
+)
 from speedkit.plugins.executors.environment import is_secret, job_environment, passed
+from speedkit.plugins.executors.lanes import Lane, Lanes, make_lanes, own_cpus, uses_gpus
 from speedkit.plugins.executors.supervisor import BOOT, Order
 
 POLL_S = 0.1
@@ -50,6 +60,7 @@ MB = 1_000_000
 GB = 1_000_000_000
 _PACKAGE = Path(__file__).resolve().parent
 _RANK_ENTRY = _PACKAGE / "rank_entry.py"
+_WARM_ENTRY = _PACKAGE / "warm_entry.py"
 _said: set[str] = set()
 """What the user has been told in this process, to be told once."""
 
@@ -69,8 +80,23 @@ class TorchrunOptions(Options):
     smoke_steps: int | None = Field(
         None, ge=1, description="let scripts stop after so many steps, to try whether they work"
     )
-    lanes: int = Field(
-        1, ge=1, le=64, description="jobs that run at once; more than 1 disturbs the timings"
+    lanes: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="jobs that run at once; by default as many as there are GPUs for, or without "
+        "GPUs 1; 0 for as many as there are CPUs for, which disturbs the timings",
+    )
+    gpu_wait_s: float = Field(
+        60, ge=0, description="seconds to wait for GPUs that others use, before they are given up"
+    )
+    gpu_used_mb: float = Field(
+        1024, ge=0, description="MB of a GPU that others may have in use when a job gets it"
+    )
+    warm: bool = Field(
+        False,
+        description="import torch once for all ranks of a job and fork them, which starts sooner; "
+        "Linux, one node",
     )
     python: str | None = Field(
         None, description="interpreter that runs the scripts; by default speedkit's own"
@@ -99,6 +125,11 @@ class TorchrunOptions(Options):
     max_tmp_gb: float = Field(
         4, gt=0, description="temporary files of a job in the sandbox, in GB of memory"
     )
+
+    @field_validator("env", "readable", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [v for v in value.split(",") if v] if isinstance(value, str) else value
 
     @field_validator("readable")
     @classmethod
@@ -131,11 +162,22 @@ class TorchrunExecutor(Executor):
         super().__init__(options)
         self._losses: Counter[tuple[str, str]] = Counter()
         self._losses_lock = threading.Lock()
+        self._lanes: Lanes | None = None
+        self._lanes_lock = threading.Lock()
+
+    def bind(self, services: Services) -> None:
+        """Receive the services of the run, whose task decides on the lanes."""
+        super().bind(services)
+        self._lanes = None
 
     @property
     def lanes(self) -> int:
-        """How many jobs may run at once; 1 unless the option says otherwise."""
-        return int(self.options.lanes)
+        """How many jobs may run at once.
+
+        Raises:
+            ExecutorError: there are not as many GPUs as the option asks for.
+        """
+        return len(self._open_lanes())
 
     @property
     def nproc(self) -> int | None:
@@ -148,7 +190,7 @@ class TorchrunExecutor(Executor):
         return None if self.options.smoke_steps is None else int(self.options.smoke_steps)
 
     @property
-    def interpreter(self) -> str:
+    def interpreter(self) -> str | None:
         """The Python that runs the scripts."""
         return machine.find_interpreter(self.options.python)
 
@@ -162,8 +204,12 @@ class TorchrunExecutor(Executor):
                 "executor.python to an interpreter that has it"
             )
         found = self._sandbox(python)
-        with _scratch_folder() as folder:
-            execution = self._run(job, watch, python, found, folder)
+        with self._open_lanes().hold(job.cancel) as lane:
+            if lane is None:
+                return Execution(Ending.CANCELLED, reason="cancelled")
+            job = replace(job, env={**job.env, **lane.env})
+            with _scratch_folder() as folder:
+                execution = self._run(job, watch, python, found, folder, lane)
         return self._collect(job, execution)
 
     def reap(self, handle: Mapping[str, Any]) -> None:
@@ -179,10 +225,48 @@ class TorchrunExecutor(Executor):
         scratch.remove(folder)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Return processors, accelerators, versions, and whether there is a sandbox."""
+        """Return processors, accelerators, versions, and how jobs are kept apart and started."""
         python = machine.find_interpreter(self.options.python)
-        kind = self._sandbox(python).kind
-        return {**machine.hardware(), **machine.versions(python), "sandbox": kind}
+        facts: dict[str, Any] = {"sandbox": self._sandbox(python).kind}
+        lanes = self._open_lanes()
+        if len(lanes) > 1:
+            facts.update(lanes=len(lanes), lane_cpus=lanes.cpus)
+        if self.options.warm:
+            facts["warm"] = True
+        return {**machine.hardware(), **machine.versions(python), **facts}
+
+    def use_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Run jobs on these lanes, until the executor is bound to a task."""
+        options = self.options
+        self._lanes = Lanes(
+            lanes, limit_mb=options.gpu_used_mb, wait_s=options.gpu_wait_s, warn=_say_once
+        )
+
+    def _open_lanes(self) -> Lanes:
+        """The lanes, made when they are first asked for: the task is known by then."""
+        with self._lanes_lock:
+            if self._lanes is None:
+                self.use_lanes(self._make_lanes())
+            assert self._lanes is not None
+            return self._lanes
+
+    def _make_lanes(self) -> Sequence[Lane]:
+        """Share the machine out; without a task nobody knows what a job needs, or has."""
+        wanted = self.options.lanes
+        services: Services | None = getattr(self, "services", None)
+        if services is None:
+            return [Lane(number) for number in range(wanted or 1)]
+        nproc = services.task.run_with(self.nproc).nproc
+        return make_lanes(wanted, nproc, self._gpus(services), own_cpus())
+
+    def _gpus(self, services: Services) -> Sequence[gpu.Gpu]:
+        if not uses_gpus(services.task):
+            return ()
+        try:
+            return gpu.visible({**os.environ, **services.task.run.env})
+        except ExecutorError as error:
+            _say_once(f"GPUs are not shared out among jobs: {error}")
+            return ()
 
     def _sandbox(self, python: str) -> sandbox.Found:
         """The sandbox of jobs, as the option asks for it.
@@ -212,10 +296,16 @@ class TorchrunExecutor(Executor):
         return replace(job, nproc=1) if job.launcher == "python" else job
 
     def _run(
-        self, job: Job, watch: Watch, python: str, found: sandbox.Found, folder: Path
+        self,
+        job: Job,
+        watch: Watch,
+        python: str,
+        found: sandbox.Found,
+        folder: Path,
+        lane: Lane,
     ) -> Execution:
         marker = f"{job.run_id}/{job.name}/{secrets.token_hex(8)}"
-        order = self._order(job, python, found, folder, marker)
+        order = self._order(job, python, found, folder, marker)._replace(cpus=lane.cpus)
         began = time.monotonic()
         process = _start_supervisor(marker, folder)
         handle = _handle(process.pid, marker, folder)
@@ -256,7 +346,7 @@ class TorchrunExecutor(Executor):
         options = self.options
         env = job_environment(os.environ, options.env, job.env, folder, marker)
         if found.bwrap is None:
-            command = _command(job, python, folder, str(_RANK_ENTRY))
+            command = self._command(job, python, folder, _RANK_ENTRY, _WARM_ENTRY)
             made = sandbox.Enclosed(command, "", 0o600)
         else:
             env = _enclosed_environment(env, job)
@@ -291,7 +381,8 @@ class TorchrunExecutor(Executor):
     ) -> sandbox.Enclosed:
         options = self.options
         python = mounts.interpreter(python)["executable"]
-        command = _command(job, python, folder, f"{sandbox.ENTRIES}/{_RANK_ENTRY.name}")
+        entries = (Path(sandbox.ENTRIES, entry.name) for entry in (_RANK_ENTRY, _WARM_ENTRY))
+        command = self._command(job, python, folder, *entries)
         view = mounts.View(
             workspace=job.workspace,
             readable=(*job.readable, *map(Path, options.readable)),
@@ -307,6 +398,19 @@ class TorchrunExecutor(Executor):
             return sandbox.enclose(found, command, view, folder, env, limits)
         except OSError as error:
             raise ExecutorError(f"the job could not be started: {error}") from error
+
+    def _command(
+        self, job: Job, python: str, folder: Path, rank_entry: Path, warm_entry: Path
+    ) -> list[str]:
+        script = [job.script, *job.args]
+        if job.launcher == "python":
+            return [python, "-u", *script]
+        if job.launcher != "torchrun":
+            raise ExecutorError(f"no launcher named {job.launcher!r}; there are: python, torchrun")
+        if self.options.warm and sys.platform == "linux":
+            return [python, "-u", str(warm_entry), str(folder), str(job.nproc), *script]
+        entry = [python, "-I", "-S", str(rank_entry), str(folder / "pipes"), python]
+        return [*_torchrun(job, python, folder), *entry, *script]
 
     def _collect(self, job: Job, execution: Execution) -> Execution:
         if not job.collect:
@@ -405,13 +509,7 @@ def _say_once(line: str) -> None:
         logging.getLogger("speedkit").warning("speedkit: %s", line)
 
 
-def _command(job: Job, python: str, folder: Path, rank_entry: str) -> list[str]:
-    script = [job.script, *job.args]
-    if job.launcher == "python":
-        return [python, "-u", *script]
-    if job.launcher != "torchrun":
-        raise ExecutorError(f"no launcher named {job.launcher!r}; there are: python, torchrun")
-    entry = [python, "-I", "-S", rank_entry, str(folder / "pipes"), python]
+def _torchrun(job: Job, python: str, folder: Path) -> list[str]:
     # A port of 0 lets parallel jobs be, and an address needs no name service. Isolated, so
     # that no file of the workspace can take the place of one of the launcher's modules.
     return [
@@ -419,8 +517,6 @@ def _command(job: Job, python: str, folder: Path, rank_entry: str) -> list[str]:
         *("--nnodes=1", f"--nproc-per-node={job.nproc}", "--max-restarts=0"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
         *(f"--rdzv-id={folder.name}", f"--log-dir={folder / 'torch'}", "--no-python"),
-        *entry,
-        *script,
     ]
 
 
