@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run study docs test test-engines install lint types suite clean
+.PHONY: run study docs test test-long test-engines install lint types suite clean
 
 run: install
 	$(BIN)/speedkit run -o executor.warm=true
@@ -23,6 +23,9 @@ docs: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+test-long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m long
 
 # Needs Debian's slurm-wlm and munge, and `pip install ray`; what is absent is skipped.
 test-engines: $(VENV)/.installed-test

@@ -86,7 +86,7 @@ def make_ray(request):
 
 
 ENGINES = [
-    pytest.param(make_torchrun, id="torchrun"),
+    pytest.param(make_torchrun, id="torchrun", marks=pytest.mark.long),
     pytest.param(make_slurm, id="slurm", marks=pytest.mark.engines),
     pytest.param(make_ray, id="ray", marks=pytest.mark.engines),
 ]

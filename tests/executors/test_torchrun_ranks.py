@@ -130,7 +130,7 @@ def test_the_error_file_of_a_rank_is_read(bench, warm):
     assert (error.rank, error.message, error.traceback) == (1, "KeyError: 'lr'", "the stack")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_time_limit_with_ranks_that_ignore_sigterm(bench):
     script = """
         import signal, time
@@ -148,7 +148,7 @@ def test_time_limit_with_ranks_that_ignore_sigterm(bench):
     assert [error.message for error in done.errors] == ["was in train, script.py line 6"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_that_waits_for_another_is_a_stall(bench):
     script = (
         ALL_REDUCE

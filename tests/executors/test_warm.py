@@ -168,7 +168,7 @@ def test_a_launcher_that_is_killed_takes_its_ranks_along(bench):
     assert bench.ended_s < 30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_time_limit_says_where_the_ranks_were(bench):
     script = """
         import time

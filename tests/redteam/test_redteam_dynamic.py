@@ -11,7 +11,7 @@ from tests.redteam.field import Field
 
 BY_NAME = {c.name: c for c in CHEATS}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
