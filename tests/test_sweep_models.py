@@ -106,7 +106,7 @@ def test_the_limit_on_dollars_holds_for_all_runs_together(key, tmp_path):
         whole = run_sweep(grid(server), out=tmp_path / "whole")
         one_call = whole.spent.known_cost / 6
         limit = round(3.5 * one_call, 2)
-        result = run_sweep(grid(server, jobs=2, max_cost=limit), out=tmp_path / "s")
+        result = run_sweep(grid(server, max_cost=limit), out=tmp_path / "s")
         assert result.exit_code == 4
         assert "open" in [e.status for e in result.ended.values()]
         assert f"--max-cost {limit:g} is reached" in result.limit
