@@ -16,6 +16,8 @@ from speedkit.core.errors import PluginError, UsageError
 from speedkit.core.plugins import REGISTER_HOOKS
 from tests.conftest import TESTS
 
+pytestmark = pytest.mark.long
+
 NAMES = {kind: f"kit-{kind}" for kind in REGISTER_HOOKS}
 OFFLINE = {
     "PIP_NO_INDEX": "1",

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import INSTANT, TESTS, TOY
 from tests.docs.blocks import blocks_of
 
+pytestmark = pytest.mark.long
+
 ROOT = TESTS.parent
 PAGES = [
     "README.md",

@@ -13,6 +13,8 @@ import tomli
 from speedkit.core.plugins import Plugins
 from tests.conftest import TESTS
 
+pytestmark = pytest.mark.long
+
 ROOT = TESTS.parent / "examples" / "plugins"
 EXAMPLES = sorted(path for path in ROOT.iterdir() if (path / "pyproject.toml").is_file())
 EXPECTED = {

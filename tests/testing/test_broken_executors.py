@@ -19,6 +19,8 @@ import speedkit
 from speedkit import Ending, Execution
 from speedkit.testing.checks import executor
 
+pytestmark = pytest.mark.long
+
 
 class Plain(speedkit.Executor):
     """Runs a job as one process; what it starts is found by its session and its parent."""
