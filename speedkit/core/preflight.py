@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+from speedkit.core.syntax import is_constant, quiet
 
 MAX_SCRIPT = 2 * 1024 * 1024
 """Bytes; a longer script is refused."""
@@ -107,7 +108,6 @@ CRASH_LENGTH = 100_000
 """Characters; only a longer text nests so deeply that the parser of Python 3.10 dies of it."""
 _CAN_CRASH = sys.version_info < (3, 11)
 _TRY = "import ast, sys; compile(ast.parse(sys.stdin.buffer.read()), 'script', 'exec')"
-_compiling = threading.Lock()
 
 
 def parse(text: str, name: str = "script", *, compiled: bool = True) -> ast.Module:
@@ -125,9 +125,7 @@ def parse(text: str, name: str = "script", *, compiled: bool = True) -> ast.Modu
     """
     if _CAN_CRASH and len(text) > CRASH_LENGTH and _try(sys.executable, text) not in (0, 1):
         raise RecursionError
-    # The filters of warnings belong to the process, and several threads may come here.
-    with _compiling, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         tree = ast.parse(text.removeprefix("\ufeff"), name)
         if compiled:
             compile(tree, name, "exec", dont_inherit=True)
@@ -181,10 +179,6 @@ def _text_problem(text: str) -> tuple[str, int | None] | None:
 
 def _line_of(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
-
-
-def _is_constant(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _syntax_error(
@@ -251,7 +245,7 @@ def _is_local_folder(module: str, files: Mapping[str, str]) -> bool:
 
 def _script_fault(name: str, text: str, tree: ast.Module) -> Preflight | None:
     """Return what is wrong with a file as a script: no code, or a relative import."""
-    if all(_is_constant(statement) for statement in tree.body):
+    if all(is_constant(statement) for statement in tree.body):
         return _syntax_error(name, "there is no code in it")
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.level:

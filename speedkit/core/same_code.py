@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from speedkit.core.preflight import parse
+from speedkit.core.syntax import is_constant
 
 MAX_PARSED = 2 * 1024 * 1024
 """Characters; a longer file is compared as text."""
@@ -74,9 +75,5 @@ def _drop_constants(node: ast.AST) -> None:
     for field in _BLOCKS:
         block = getattr(node, field, None)
         if isinstance(block, list) and block:
-            kept = [s for s in block if not _is_constant(s)]
+            kept = [s for s in block if not is_constant(s)]
             setattr(node, field, kept or [ast.Pass()])
-
-
-def _is_constant(statement: ast.AST) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from speedkit.core.errors import FamilyError
+from speedkit.core.syntax import quiet
 
 
 class EditError(FamilyError):
@@ -59,8 +59,7 @@ def parse(source: str) -> ast.Module:
         EditError: it is no Python.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in docstrings of others
+        with quiet():
             return ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise EditError(f"the script is not valid Python: {error}") from None

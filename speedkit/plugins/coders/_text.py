@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
 from collections.abc import Iterable, Sequence
 
 from speedkit.core.prompting import END_MARKER
+from speedkit.core.syntax import quiet
 
 MAX_REPLY = 10 * 1024 * 1024
 """Bytes of a reply."""
@@ -31,7 +30,6 @@ _ELISIONS = (
     ),
     re.compile(r"\s*#\s*\(?(?:existing|unchanged|same|original) code\b", re.IGNORECASE),
 )
-_compiling = threading.Lock()
 
 
 class EditError(Exception):
@@ -147,8 +145,7 @@ def python_problem(text: str) -> str:
     if len(text) > MAX_FILE:
         return f"it has over {MAX_FILE} characters"
     try:
-        with _compiling, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             compile(text, "script", "exec", dont_inherit=True)
     except SyntaxError as error:
         shown = (error.text or "").strip()[:200]

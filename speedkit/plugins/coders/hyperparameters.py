@@ -6,13 +6,13 @@ import ast
 import math
 import operator
 import re
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
+
+from speedkit.core.syntax import quiet
 
 CLASS_NAME = "Hyperparameters"
 """Name of the class whose attributes are hyperparameters."""
@@ -34,7 +34,6 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
 }
 _BOM = "\ufeff"
-_QUIET = threading.Lock()
 # The line ends that Python's tokenizer knows; str.splitlines knows more.
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -109,8 +108,7 @@ def literal(value: int | float) -> str:
 
 def _parse(source: str) -> ast.Module:
     try:
-        with _QUIET, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the script: invalid escapes, "is" with a literal
+        with quiet():
             return ast.parse(source.removeprefix(_BOM))
     except SyntaxError as error:
         raise ValueError(f"{error.msg} (line {error.lineno})") from error

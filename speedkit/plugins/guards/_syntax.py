@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from speedkit.core.findings import Level
+from speedkit.core.syntax import quiet
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BLOCKS = ("body", "orelse", "finalbody")
@@ -287,8 +287,7 @@ def _arithmetic(node: ast.BinOp) -> int | float | None:
 
 def _parse(source: str) -> ast.Module:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the script: invalid escapes and the like
+        with quiet():
             return ast.parse(source.removeprefix("\ufeff"))
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"the script is no Python: {error}") from None

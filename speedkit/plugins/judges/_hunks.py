@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import random
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+
+from speedkit.core.syntax import quiet
 
 TRIES = 200
 """How many halves of a change are tried until one is Python."""
@@ -90,8 +91,7 @@ def _moved(hunk: Hunk, place: dict[int, int]) -> Hunk | None:
 def parses(text: str) -> bool:
     """Whether a text is Python."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             ast.parse(text)
     except (SyntaxError, ValueError):
         return False

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import copy
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from speedkit.core.errors import SpeedkitError
+from speedkit.core.syntax import quiet
 
 MODULE = "<module>"
 """The scope of what stands in no function and no class."""
@@ -83,8 +83,7 @@ def parse(source: str) -> ast.Module:
 def _readable() -> Iterator[None]:
     """Turn what can go wrong with a hostile script into one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
