@@ -17,30 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from instant_family import FAMILY
+
 import speedkit
 
-FAMILY = """\
-schema = 1
-name = "instant"
-script = "train.py"
-
-[target]
-val_loss = 3.0
-
-[run]
-launcher = "python"
-
-[[record]]
-index = 1
-title = "start"
-script = "train.py"
-time_ms = 1000
-
-[[record]]
-index = 2
-title = "target"
-time_ms = 500
-"""
 SCRIPT = 'print("step:10/10 val_loss:2.9000 train_time:900ms step_avg:90.00ms")\n'
 
 

@@ -19,32 +19,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from instant_family import FAMILY
+
 import speedkit
 from speedkit.core.components import Ending, Execution, Executor
 from speedkit.core.plugins import Plugins
 
-FAMILY = """\
-schema = 1
-name = "instant"
-script = "train.py"
-
-[target]
-val_loss = 3.0
-
-[run]
-launcher = "python"
-
-[[record]]
-index = 1
-title = "start"
-script = "train.py"
-time_ms = 1000
-
-[[record]]
-index = 2
-title = "target"
-time_ms = 500
-"""
 SCRIPT = "# A script that nobody runs.\n" + "x = 1\n" * 500
 LINES = [f"step:{n}/10 val_loss:{4 - 0.11 * n:.4f} train_time:{90 * n}ms" for n in range(11)]
 MAX_BYTES = 1 << 30

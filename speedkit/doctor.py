@@ -19,6 +19,7 @@ from speedkit.core.paths import cache_dir
 from speedkit.core.redact import secret_variables
 from speedkit.core.task import Family, Record, Task, builtin_families
 from speedkit.plugins.executors import machine, sandbox
+from speedkit.plugins.executors.gpu import query as gpu_query
 
 ANSWER_S = 20
 """Seconds that another program may take to answer."""
@@ -259,8 +260,8 @@ def visible_gpus() -> tuple[Gpu, ...]:
     Raises:
         SpeedkitError: the tool is there and fails.
     """
-    rows = _query("index,uuid,name,memory.total,driver_version")
-    gpus = {(row[0], row[1]): Gpu(row[2], _number(row[3]), row[4]) for row in rows if len(row) == 5}
+    rows = gpu_query("index", "uuid", "name", "memory.total", "driver_version")
+    gpus = {(row[0], row[1]): Gpu(row[2], _number(row[3]), row[4]) for row in rows}
     return tuple(gpus[key] for key in _visible(list(gpus)))
 
 
@@ -269,17 +270,6 @@ def _gpu_count() -> int:
         return len(visible_gpus())
     except SpeedkitError:
         return 0
-
-
-def _query(fields: str) -> list[list[str]]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    try:
-        text = _answer([tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SpeedkitError(f"nvidia-smi fails: {_why(error)}") from None
-    return [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line]
 
 
 def _visible(keys: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -435,7 +425,7 @@ def _capable(task: Task) -> Iterator[Finding]:
     matches = (_CAPABILITY.search(n) for r in (task.start, task.target) for n in r.needs)
     needed = max((_release(m[1]) for m in matches if m), default=None)
     try:
-        found = [_release(row[0]) for row in _query("compute_cap")]
+        found = [_release(row[0]) for row in gpu_query("compute_cap")]
     except SpeedkitError:
         return
     if needed is None or not found:

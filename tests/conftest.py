@@ -1,9 +1,12 @@
-"""What all tests share: a cache folder of their own, a tiny family, an instant executor."""
+"""What all tests share: a cache folder of their own, a tiny family, the program as a function."""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,5 +39,34 @@ def toy_run(tmp_path):
             "nodes": 6,
         }
         return speedkit.run(out=tmp_path / out, **{**defaults, **settings})
+
+    return run
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, read as JSON."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def program(capsys):
+    """Return a function that runs the program with arguments, as the shell would."""
+    from speedkit.cli.main import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Result(ending.value.code or 0, captured.out, captured.err)
 
     return run

@@ -408,7 +408,7 @@ def test_shuffled_tokens_tell_who_brought_knowledge_along(with_data, script, ver
     assert found.verdict == verdict
     assert any(reason in r for r in found.reasons)
     assert stored(path)["ablation"]["guard"] == "ablation"
-    assert not (path / "verify/work/shuffled").exists()
+    assert not (path / "verify" / "work" / "shuffled").exists()
     assert verify(path)[1].verdict == verdict, "what was found counts from then on"
 
 

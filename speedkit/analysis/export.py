@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from speedkit.analysis.cells import guarded
 from speedkit.analysis.columns import BY_NAME, COLUMNS, NAMES
-from speedkit.core.files import printable
+from speedkit.core.files import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +52,7 @@ def to_csv(frame: pd.DataFrame) -> str:
 def _csv_cell(value: Any) -> str:
     if value is None:
         return ""
-    return guarded(line(value)) if isinstance(value, str) else repr(value)
-
-
-def line(text: str) -> str:
-    """Return a text from outside as one line without control characters."""
-    return " ".join(printable(text).split())
+    return guarded(one_line(value)) if isinstance(value, str) else repr(value)
 
 
 def to_markdown(headers: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
@@ -68,4 +63,4 @@ def to_markdown(headers: Sequence[str], rows: Iterable[Sequence[str | None]]) ->
 
 
 def _markdown_cell(text: str | None) -> str:
-    return "–" if text is None else _MARKUP.sub(r"\\\1", line(text))
+    return "–" if text is None else _MARKUP.sub(r"\\\1", one_line(text))

@@ -189,6 +189,31 @@ def _hints_source(value: str) -> str:
     return f"knowledge.hints.source={value if named else Path(value).expanduser().resolve()}"
 
 
+invalid_option = click.option(
+    "--invalid",
+    type=click.Choice(["zero", "drop"]),
+    default="zero",
+    show_default=True,
+    help="What a run without a node that may count is: FSR 0, or left out.",
+)
+
+
+def score_option(help: str) -> Callable[[F], F]:
+    """Return the option that says which FSR is meant."""
+    scores = click.Choice(["fsr", "verified_fsr"])
+    return click.option("--score", type=scores, default="fsr", show_default=True, help=help)
+
+
+def bootstrap_options(command: F) -> F:
+    """Add the options of the bootstrap: draws and seed."""
+    seed = click.IntRange(0)
+    command = click.option(
+        "--seed", type=seed, default=0, show_default=True, help="Seed of the bootstrap."
+    )(command)
+    draws = click.IntRange(100, 1_000_000)
+    return click.option("--draws", type=draws, default=50_000, show_default=True)(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

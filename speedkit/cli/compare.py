@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speedkit.cli.common import json_option, print_table
+from speedkit.cli.common import (
+    bootstrap_options,
+    invalid_option,
+    json_option,
+    print_table,
+    score_option,
+)
 from speedkit.cli.results import checked_gate, warn
 from speedkit.cli.text import clean, echo, print_json
 
@@ -34,20 +40,8 @@ TITLES = {
     metavar="COLUMN[,COLUMN]",
     help="What makes a cell: scaffold, hints, model, coder, knowledge, task, family and others.",
 )
-@click.option(
-    "--score",
-    type=click.Choice(["fsr", "verified_fsr"]),
-    default="fsr",
-    show_default=True,
-    help="What is compared.",
-)
-@click.option(
-    "--invalid",
-    type=click.Choice(["zero", "drop"]),
-    default="zero",
-    show_default=True,
-    help="What a run without a node that may count is: FSR 0, or left out.",
-)
+@score_option("What is compared.")
+@invalid_option
 @click.option("--baseline", metavar="CELL", help="Compare every cell with this one alone.")
 @click.option("--common-tasks", is_flag=True, help="Keep only the tasks that every cell has.")
 @click.option(
@@ -58,10 +52,7 @@ TITLES = {
     help="Add a row for nodes judged by this validation loss; default: 3.28 and 3.29 for runs "
     "that had either.",
 )
-@click.option("--draws", type=click.IntRange(100, 1_000_000), default=50_000, show_default=True)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."
-)
+@bootstrap_options
 @json_option
 def command(
     paths: tuple[Path, ...],

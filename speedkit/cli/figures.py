@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from speedkit.cli.common import json_option, print_table
+from speedkit.cli.common import (
+    bootstrap_options,
+    invalid_option,
+    json_option,
+    print_table,
+    score_option,
+)
 from speedkit.cli.results import warn
 from speedkit.cli.text import clean, echo, print_json
 
@@ -56,24 +62,9 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     show_default="both",
     help="Form of the files; may be repeated.",
 )
-@click.option(
-    "--score",
-    type=click.Choice(["fsr", "verified_fsr"]),
-    default="fsr",
-    show_default=True,
-    help="What is drawn.",
-)
-@click.option(
-    "--invalid",
-    type=click.Choice(["zero", "drop"]),
-    default="zero",
-    show_default=True,
-    help="What a run without a node that may count is: FSR 0, or left out.",
-)
-@click.option("--draws", type=click.IntRange(100, 1_000_000), default=50_000, show_default=True)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."
-)
+@score_option("What is drawn.")
+@invalid_option
+@bootstrap_options
 @json_option
 def command(
     paths: tuple[Path, ...],

@@ -143,9 +143,9 @@ def _shown(row: Mapping[str, Any]) -> list[str | None]:
 
 
 def _text(value: str | None) -> str | None:
-    from speedkit.analysis.export import line
+    from speedkit.core.files import one_line
 
-    return None if value is None else line(value)[:60]
+    return None if value is None else one_line(value)[:60]
 
 
 def _format(value: float | None, form: str, unit: str = "") -> str | None:

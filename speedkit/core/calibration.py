@@ -11,19 +11,21 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from speedkit.core.components import Ending
 from speedkit.core.errors import SpeedkitError, UsageError
 from speedkit.core.files import write_json
-from speedkit.core.metrics import Metrics, fsr
+from speedkit.core.metrics import Metrics, fsr, metrics_from_dict, metrics_to_dict
 from speedkit.core.paths import cache_dir
 from speedkit.core.task import Task
 from speedkit.core.trial import Listener, Trial, Trials
 
 SCHEMA = 1
+CURVES = ("start_curve", "target_curve")
+"""Fields of a calibration that hold validations."""
 OnRun = Callable[[str, int, Trial], None]
 
 
@@ -77,7 +79,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {**asdict(self), "start_ms": self.start_ms, "target_ms": self.target_ms}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        curves = {name: [metrics_to_dict(m) for m in values[name]] for name in CURVES}
+        return {**values, **curves, "start_ms": self.start_ms, "target_ms": self.target_ms}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
@@ -96,7 +100,7 @@ class Calibration:
 
 
 def _curve(values: Iterable[dict[str, Any]]) -> tuple[Metrics, ...]:
-    return tuple(Metrics(**one) for one in values)
+    return tuple(m for m in map(metrics_from_dict, values) if m is not None)
 
 
 def _middle(trials: Sequence[Trial]) -> tuple[Metrics, ...]:

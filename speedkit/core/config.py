@@ -34,6 +34,11 @@ SETTINGS = ("llm", "stop")
 """Groups of settings that are given as the options of components are."""
 
 
+def split_names(value: Any) -> Any:
+    """Return a text as the names that it has between commas; anything else as it is."""
+    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+
 class RunConfig(BaseModel):
     """What a run is asked to do; unknown keys are errors.
 
@@ -109,13 +114,12 @@ class RunConfig(BaseModel):
     @field_validator("knowledge", "load", "block", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
-        return [v for v in value.split(",") if v] if isinstance(value, str) else value
+        return split_names(value)
 
     @field_validator("guards", mode="before")
     @classmethod
     def _split_guards(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [v for v in value.split(",") if v]
+        value = split_names(value)
         return [] if value is not None and list(value) == ["none"] else value
 
     @field_validator("hints", mode="before")

@@ -43,6 +43,11 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", sync=sync)
 
 
+def one_line(value: object) -> str:
+    """Return a text as one printable line."""
+    return " ".join(printable(str(value)).split())
+
+
 def read_tail(path: Path, limit: int = 64 * 1024) -> str:
     """Return the last ``limit`` bytes of a regular file as text; empty when there is none."""
     try:

@@ -31,7 +31,7 @@ import tomli
 import tomli_w
 
 from speedkit.core.errors import RunDirectoryError, SpeedkitError, UsageError
-from speedkit.core.files import printable, write_atomic
+from speedkit.core.files import one_line, printable, write_atomic
 from speedkit.core.journal import Journal, read_events
 from speedkit.core.node import Node
 
@@ -191,7 +191,7 @@ class GitHistory:
                 blobs = self.repo.commit(commit).tree.blobs
                 return {str(b.path): b.data_stream.read().decode("utf-8") for b in blobs}
         except (GitError, ODBError, ValueError) as error:
-            why = " ".join(printable(str(error)).split())[:200]
+            why = one_line(error)[:200]
             raise RunDirectoryError(f"{self.git_dir} cannot be read: {why}") from None
 
     def annotate(self, commit: str, text: str, at: int) -> None:
@@ -316,7 +316,7 @@ def commit_message(node: Node) -> str:
         "Coder": node.coder or "none",
         "Model": node.model,
     }
-    last = "\n".join(f"{k}: {_one_line(v)}" for k, v in trailers.items() if v is not None)
+    last = "\n".join(f"{k}: {one_line(v)}" for k, v in trailers.items() if v is not None)
     parts = (subject or f"Node {node.id}", body.strip(), last)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -325,11 +325,7 @@ def _last_words(error: Exception) -> str:
     """Return what git said that was fatal, on one line, or how it ended."""
     said = printable(str(getattr(error, "stderr", ""))).rpartition("fatal: ")[2]
     ended = f"git failed with status {getattr(error, 'status', 'unknown')}"
-    return _one_line(said).rstrip("' ")[:200] or ended
-
-
-def _one_line(value: object) -> str:
-    return " ".join(printable(str(value)).split())
+    return one_line(said).rstrip("' ")[:200] or ended
 
 
 def _check_commit(commit: str) -> None:

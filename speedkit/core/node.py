@@ -214,17 +214,23 @@ class Tree:
             depth, node = depth + 1, self._nodes[node.parent]
         return depth
 
-    def best(self, *, root: bool = False, step: int | None = None) -> Node | None:
+    def best(
+        self, *, root: bool = False, step: int | None = None, before: int | None = None
+    ) -> Node | None:
         """The fastest valid node; of equals, the oldest.
 
         Args:
             root: whether node 0 takes part.
             step: only nodes of this step take part.
+            before: only nodes of earlier steps than this one take part.
         """
         pool = (
             n
             for n in self
-            if n.is_valid and (n.id != 0 or root) and (step is None or n.step == step)
+            if n.is_valid
+            and (n.id != 0 or root)
+            and (step is None or n.step == step)
+            and (before is None or n.step < before)
         )
         return min(pool, key=speed_key, default=None)
 

@@ -204,7 +204,7 @@ class NodeWork:
             return None
         files, parent = self._files(node)
         name, log_dir = f"node-{node_id}", self.run.directory.node_dir(node_id)
-        best = self._best_before(node)
+        best = self.run.tree.best(before=node.step)  # what siblings came to must not matter
         trial = self._try_out(name, files, node) or self.trials.run(
             name,
             files,
@@ -237,14 +237,6 @@ class NodeWork:
         if trial.outcome is Outcome.BUGGY:
             return replace(trial, reason=f"in the first {SMOKE_STEPS} steps: {trial.reason}")
         return trial if trial.outcome is None else None
-
-    def _best_before(self, node: Node) -> Node | None:
-        """Return the best node of earlier steps: what siblings came to must not matter."""
-        return min(
-            (n for n in self.run.tree if n.is_valid and n.id != 0 and n.step < node.step),
-            key=lambda n: (n.train_time_ms or float("inf"), n.id),
-            default=None,
-        )
 
     def _stop(self, node: Node, best: Node | None) -> Callable[[], Stop] | None:
         """Return what ends a hopeless job; a control that measures noise runs to its end."""

@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from speedkit.core.components import CodeRequest
 from speedkit.core.errors import UnknownNameError, UsageError, did_you_mean
-from speedkit.core.files import printable
+from speedkit.core.files import one_line, printable
 from speedkit.core.llm_types import Message, estimate_tokens
 from speedkit.core.metrics import Metrics
 from speedkit.core.node import Node, Outcome, Stage, Tree
@@ -189,11 +189,6 @@ def fenced(text: str, name: str) -> str:
     language = "python" if name.endswith(".py") else ""
     newline = "" if text.endswith("\n") or not text else "\n"
     return f"{name}\n{fence}{language}\n{text}{newline}{fence}"
-
-
-def one_line(text: str) -> str:
-    """Return the text without control characters and line breaks."""
-    return " ".join(printable(str(text)).split())
 
 
 # --- budgets ----------------------------------------------------------------------------

@@ -1,12 +1,9 @@
-"""Results with known numbers, run directories made of events, and the program as a function."""
+"""Results with known numbers, and run directories made of events."""
 
 from __future__ import annotations
 
-import json
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tomli_w
@@ -23,35 +20,6 @@ CALIBRATION = {
     "target_losses": [0.8],
     "fingerprint": {},
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output, read as JSON."""
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def program(capsys):
-    """Return a function that runs the program with arguments, as the shell would."""
-    from speedkit.cli.main import main
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ending:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return Result(ending.value.code or 0, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -99,6 +99,35 @@ class Bench:
         return [h["scratch"] for h in self.watch.handles if Path(h["scratch"]).exists()]
 
 
+class EngineBench(Bench):
+    """A bench whose scripts run under the executor that ``make`` makes of options."""
+
+    make: Any = None
+
+    def executor(self, options: Mapping[str, Any] | None = None) -> Any:
+        return self.make(**(options or {}))
+
+
+def controller(module: str, name: str) -> str:
+    """A program that runs ``script.py`` of a bench under an engine, and tells what it hears."""
+    return f"""
+import json, sys
+from pathlib import Path
+from speedkit.core.components import Job
+from speedkit.plugins.executors.{module} import {name}Executor, {name}Options
+
+class Watch:
+    def started(self, handle):
+        print(json.dumps(handle), flush=True)
+    def line(self, rank, text, at_s):
+        print(text, flush=True)
+
+folder, run_id, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+job = Job("job", run_id, folder / "workspace", folder / "logs", "script.py", launcher="python")
+{name}Executor({name}Options(**options)).execute(job, Watch())
+"""
+
+
 def all_pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from executor_bench import Bench, Recorder, proc, wait_for
+from executor_bench import EngineBench, Recorder, proc, wait_for
 
 from speedkit.core.components import Ending
 from speedkit.core.metrics import parse_log
@@ -42,25 +42,13 @@ DAEMONS = """
 """
 
 
-class EngineBench(Bench):
-    """A bench that runs its scripts with any executor."""
-
-    make = None
-
-    def execute(self, job, options=None):
-        began = time.monotonic()
-        try:
-            return self.make(**(options or {})).execute(job, self.watch)
-        finally:
-            self.ended_s = time.monotonic() - began
+class AnyBench(EngineBench):
+    """A bench for each executor in turn."""
 
     def survivors(self):
         """Those of the job itself: the engine's own program may take a moment to exit."""
         found = super().survivors()
         return [pid for pid in found if b"executors.remote_job" not in proc(pid, "cmdline")]
-
-    def run(self, script, options=None, **facts):
-        return self.execute(self.job(script, **facts), options)
 
 
 def make_torchrun(request):
@@ -95,7 +83,7 @@ ENGINES = [
 @pytest.fixture(params=ENGINES)
 def bench(request, tmp_path):
     """A bench for each executor; its scripts must leave no process behind."""
-    made = EngineBench(tmp_path, f"bench-{secrets.token_hex(8)}")
+    made = AnyBench(tmp_path, f"bench-{secrets.token_hex(8)}")
     made.make = request.param(request)
     made.workspace.mkdir()
     made.log_dir.mkdir()

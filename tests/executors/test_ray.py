@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from executor_bench import Bench, wait_for
+from executor_bench import EngineBench, controller, wait_for
 
 from speedkit.core.components import Ending
 from speedkit.core.errors import ExecutorError
@@ -21,25 +21,10 @@ ray_cluster = fixtures.ray_cluster
 pytestmark = pytest.mark.engines
 
 SLEEPER = "import time\nprint('up')\ntime.sleep(60)"
-CONTROLLER = """
-import json, sys
-from pathlib import Path
-from speedkit.core.components import Job
-from speedkit.plugins.executors.ray import RayExecutor, RayOptions
-
-class Watch:
-    def started(self, handle):
-        print(json.dumps(handle), flush=True)
-    def line(self, rank, text, at_s):
-        print(text, flush=True)
-
-folder, run_id, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-job = Job("job", run_id, folder / "workspace", folder / "logs", "script.py", launcher="python")
-RayExecutor(RayOptions(**options)).execute(job, Watch())
-"""
+CONTROLLER = controller("ray", "Ray")
 
 
-class RayBench(Bench):
+class RayBench(EngineBench):
     """A bench whose scripts run on the cluster."""
 
     cluster = None
@@ -50,9 +35,6 @@ class RayBench(Bench):
 
     def make(self, **options):
         return RayExecutor(RayOptions(**{**self.options, **options}))
-
-    def run(self, script, options=None, **facts):
-        return self.make(**(options or {})).execute(self.job(script, **facts), self.watch)
 
 
 @pytest.fixture

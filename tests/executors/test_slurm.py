@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_bench import Bench, Recorder, wait_for
+from executor_bench import EngineBench, Recorder, controller, wait_for
 
 from speedkit.core.components import Ending
 from speedkit.core.errors import ExecutorError
@@ -33,34 +33,16 @@ for n in range(1, 6):
     print(f"step:{n}/5 val_loss:3.{n}000 train_time:{n}ms")
     time.sleep(0.4)
 """
-CONTROLLER = """
-import json, sys
-from pathlib import Path
-from speedkit.core.components import Job
-from speedkit.plugins.executors.slurm import SlurmExecutor, SlurmOptions
-
-class Watch:
-    def started(self, handle):
-        print(json.dumps(handle), flush=True)
-    def line(self, rank, text, at_s):
-        print(text, flush=True)
-
-folder, run_id, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-job = Job("job", run_id, folder / "workspace", folder / "logs", "script.py", launcher="python")
-SlurmExecutor(SlurmOptions(**options)).execute(job, Watch())
-"""
+CONTROLLER = controller("slurm", "Slurm")
 
 
-class SlurmBench(Bench):
+class SlurmBench(EngineBench):
     """A bench whose scripts run under Slurm."""
 
     slurm = None
 
     def make(self, **options):
         return SlurmExecutor(SlurmOptions(**{**QUICK, **options}))
-
-    def run(self, script, options=None, **facts):
-        return self.make(**(options or {})).execute(self.job(script, **facts), self.watch)
 
     @property
     def job_id(self):

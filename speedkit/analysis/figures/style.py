@@ -12,8 +12,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from speedkit.analysis.export import line
 from speedkit.core.errors import SpeedkitError
+from speedkit.core.files import one_line
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -190,7 +190,7 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def shown(text: object, limit: int = 30) -> str:
     """Return a text from outside as it may stand in a figure."""
-    flat = line(str(text))
+    flat = one_line(str(text))
     cut = flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
     return f" {cut}" if cut.startswith("_") else cut  # a legend drops what begins with _
 

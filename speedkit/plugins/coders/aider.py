@@ -12,8 +12,9 @@ from pydantic import Field
 
 from speedkit.core.components import Coder, CodeRequest, Draft, Options, Services
 from speedkit.core.errors import PluginError, UsageError
+from speedkit.core.files import one_line
 from speedkit.core.llm_types import LLMRefused, LLMStopped, Message, estimate_tokens
-from speedkit.core.prompting import installed_packages, one_line
+from speedkit.core.prompting import installed_packages
 from speedkit.plugins.coders import aider_environment
 from speedkit.plugins.coders._aider_account import REFUSALS, Account
 from speedkit.plugins.coders._aider_command import (

@@ -105,15 +105,20 @@ def _probe(folder: Path, python: str | None) -> Iterator[Row]:
 
 def _surroundings(folder: Path) -> dict[str, Any]:
     """Make what must not be seen, and say where it is."""
-    for name in ("work/another-node", "nodes/0001", "data", "logs"):
-        (folder / name).mkdir(parents=True)
-    for name in ("work/another-node/train.py", "nodes/0001/reply", "events.jsonl"):
-        (folder / name).write_text("secret", encoding="ascii")
+    other = folder / "work" / "another-node"
+    for made in (other, folder / "nodes" / "0001", folder / "data", folder / "logs"):
+        made.mkdir(parents=True)
+    for secret in (
+        other / "train.py",
+        folder / "nodes" / "0001" / "reply",
+        folder / "events.jsonl",
+    ):
+        secret.write_text("secret", encoding="ascii")
     (folder / "data" / "shard").write_text("data", encoding="ascii")
     package = _HERE.parents[1]
     return {
         "data": "data",
-        "nodes": [f"{folder}/work/another-node", f"{folder}/work/another-node/train.py"],
+        "nodes": [str(other), str(other / "train.py")],
         "history": [f"{folder}/events.jsonl", f"{folder}/nodes", f"{folder}/logs"],
         "records": [str(package), str(package / "records"), str(cache_dir())],
         "processes": MAX_PROCESSES,

@@ -31,6 +31,7 @@ from speedkit.core.components import (
     Services,
     Watch,
 )
+from speedkit.core.config import split_names
 from speedkit.core.errors import ExecutorError
 from speedkit.core.files import read_tail
 from speedkit.plugins.executors import (
@@ -129,7 +130,7 @@ class TorchrunOptions(Options):
     @field_validator("env", "readable", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [v for v in value.split(",") if v] if isinstance(value, str) else value
+        return split_names(value)
 
     @field_validator("readable")
     @classmethod
