@@ -14,10 +14,7 @@ from speedkit.core.errors import BudgetReached, RunDirectoryError, UsageError
 from speedkit.core.history import GitHistory, RunDirectory
 from speedkit.core.node import Outcome
 from speedkit.cumulative import Watch, load, resume_chain, run_chain
-from tests.cli.conftest import program
 from tests.conftest import INSTANT, TOY
-
-__all__ = ["program"]
 
 TIMES = (100, 80, 60, 40)
 PLUGIN = """

@@ -12,11 +12,8 @@ import psutil
 import pytest
 
 import speedkit
-from tests.cli.conftest import program
 from tests.conftest import TOY
 from tests.kit import grid_parts
-
-__all__ = ["program"]
 
 TASK = f"{TOY}/1"
 BASE = ("--executor", "quick", "--load", grid_parts.NAME, "--nodes", "2", "--guards", "none")

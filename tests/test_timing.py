@@ -16,11 +16,8 @@ from speedkit.analysis.figures.records import family_times
 from speedkit.core.errors import UsageError
 from speedkit.core.plugins import Plugins
 from speedkit.timing import retime
-from tests.cli.conftest import program
 from tests.conftest import TOY
 from tests.kit import grid_parts
-
-__all__ = ["program"]
 
 
 @pytest.fixture(autouse=True)

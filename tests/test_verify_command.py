@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from tests.cli.conftest import program  # noqa: F401 (a fixture)
 from tests.kit.noisy import NoisyExecutor
 from tests.test_verify import BETTER, HONEST, LINE, later, same_chance, searched  # noqa: F401
 
@@ -17,7 +16,7 @@ def run(searched):  # noqa: F811
     return searched(BETTER, nodes=2)
 
 
-def test_for_people(program, run):  # noqa: F811
+def test_for_people(program, run):
     result = program("verify", run)
     assert result.code == 0
     lines = result.out.splitlines()
@@ -31,7 +30,7 @@ def test_for_people(program, run):  # noqa: F811
     assert "pair 1, start: " in result.err.splitlines()[0]
 
 
-def test_for_programs(program, run):  # noqa: F811
+def test_for_programs(program, run):
     result = program("verify", run, 2, "--pairs", 2, "--max-pairs", 6, "--target", "--json")
     facts = result.json
     assert facts["task"] == "toy/1"
@@ -41,13 +40,13 @@ def test_for_programs(program, run):  # noqa: F811
     assert "target" not in again.err, "it goes on with the plan that it began with"
 
 
-def test_several_nodes_one_below_the_other(program, run):  # noqa: F811
+def test_several_nodes_one_below_the_other(program, run):
     out = program("verify", run, 1, 2).out
     assert out.count("verdict") == 2
     assert "\n\nnode 2 of " in out
 
 
-def test_begun_anew_it_says_which_attempt_this_is(program, run):  # noqa: F811
+def test_begun_anew_it_says_which_attempt_this_is(program, run):
     program("verify", run, 1)
     out = program("verify", run, 1, "--fresh").out
     assert "4 pairs, attempt 2" in out
@@ -63,7 +62,7 @@ def test_what_scripts_write_cannot_fool_a_terminal(program, searched):  # noqa: 
         assert "\u202e" not in text
 
 
-def test_an_interrupt_keeps_what_was_measured(program, run, monkeypatch):  # noqa: F811
+def test_an_interrupt_keeps_what_was_measured(program, run, monkeypatch):
     from speedkit.cli import verify
 
     def interrupt(node, pair, measured):
@@ -90,7 +89,7 @@ def test_an_interrupt_keeps_what_was_measured(program, run, monkeypatch):  # noq
         (("--ablation",), "no training shards"),
     ],
 )
-def test_a_mistake_is_one_line(program, run, arguments, message):  # noqa: F811
+def test_a_mistake_is_one_line(program, run, arguments, message):
     result = program("verify", run, *arguments)
     assert result.code == 2
     (line,) = result.err.splitlines()
@@ -98,7 +97,7 @@ def test_a_mistake_is_one_line(program, run, arguments, message):  # noqa: F811
     assert message in line
 
 
-def test_a_folder_that_is_no_run(program, tmp_path):  # noqa: F811
+def test_a_folder_that_is_no_run(program, tmp_path):
     result = program("verify", tmp_path)
     assert result.code == 2
     assert "no run directory" in result.err

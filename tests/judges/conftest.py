@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speedkit.core.components import JudgeRequest
-from tests.cli.conftest import program
 from tests.kit.code_requests import toy_task
-
-__all__ = ["program"]
 
 START = '''
 """Train."""

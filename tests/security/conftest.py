@@ -1,8 +1,7 @@
-"""The program as a function, and a server that answers as a script says."""
+"""A server that answers as a script says."""
 
 from __future__ import annotations
 
-from tests.cli.conftest import program
 from tests.kit.fixtures import fake_openai
 
-__all__ = ["fake_openai", "program"]
+__all__ = ["fake_openai"]
