@@ -86,6 +86,7 @@ def test_a_full_disk_leaves_no_half_event(tmp_path):
     path = tmp_path / "events.jsonl"
     script = (
         "import resource, signal, sys\n"
+        "sys.dont_write_bytecode = True\n"
         "from speedkit.core.journal import Journal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

@@ -146,9 +146,12 @@ def test_a_wrong_family_file_is_a_line(tmp_path, change, message):
 
 
 def test_a_full_disk_is_a_line_and_the_run_can_go_on(tmp_path):
-    """RLIMIT_FSIZE stands for the full disk: the journal cannot grow."""
+    """RLIMIT_FSIZE stands for the full disk: the journal cannot grow.
+
+    No bytecode is written meanwhile: the limit would tear what others import.
+    """
     path = tmp_path / "run"
-    limit = "ulimit -f 5; trap '' XFSZ; exec"
+    limit = "export PYTHONDONTWRITEBYTECODE=1; ulimit -f 5; trap '' XFSZ; exec"
     command = f"{limit} {sys.executable} -m speedkit.cli run {TOY}/1 {' '.join(FAST)} --nodes 12"
     done = subprocess.run(
         ["bash", "-c", f"{command} --out {path} --display none"], capture_output=True, text=True

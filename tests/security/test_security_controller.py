@@ -178,6 +178,7 @@ def test_impatience_loses_no_node(family, tmp_path):
 
 LIMITED = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # a limit would tear what others import
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 from speedkit.cli.main import main
