@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -294,7 +295,7 @@ class _Session:
             run_id=self.run.directory.run_id,
             work_dir=self.folder / "work",
             data=self.run.task.data_folder(),
-            cache=self.run.directory.path / "cache",
+            cache=self.folder / "cache",  # nodes of the search cannot have left anything there
             cancel=self.cancel,
             artifacts=self.run.task.family.artifacts if parts.guards else (),
         )
@@ -308,11 +309,13 @@ class _Session:
         git = GitHistory(self.run.directory.path / "repo")
         try:
             for node in nodes:
+                shutil.rmtree(self.folder / "cache", ignore_errors=True)
                 bench = self._bench(node, git, trials, inspector, used)
                 found[node.id] = self._verify(node, bench)
                 self._results.keep(node.id, found[node.id].details)
         finally:
             git.close()
+            shutil.rmtree(self.folder / "cache", ignore_errors=True)
         return found
 
     def _bench(

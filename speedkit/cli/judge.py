@@ -83,12 +83,9 @@ def command(
     often the first is over the last two.
     """
     _check_kinds(flags["plugin"], flags["option"])
-    plugins = plugins_of(ctx, flags["load"], flags["block"])
+    work = _calibrate if calibrate else _judge
     try:
-        if calibrate:
-            _calibrate(targets, every, config_file, flags, plugins, as_json)
-        else:
-            _judge(targets, every, config_file, flags, plugins, as_json)
+        work(ctx, targets, every, config_file, flags, as_json)
     except KeyboardInterrupt:
         click.echo("interrupted; scores that were done are kept", err=True)
         sys.exit(130)
@@ -111,11 +108,11 @@ def _say_spent(totals: Any) -> None:
 
 
 def _judge(
+    ctx: click.Context,
     targets: Sequence[str],
     every: bool,
     config_file: Path | None,
     flags: dict[str, Any],
-    plugins: Any,
     as_json: bool,
 ) -> None:
     from speedkit.api import open_state
@@ -151,7 +148,7 @@ def _judge(
         targets[0],
         nodes,
         config=config,
-        plugins=plugins,
+        plugins=plugins_of(ctx, config.load, config.block),
         on_judged=show,
         on_failed=fail,
         on_spent=_say_spent,
@@ -189,11 +186,11 @@ def _row(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _calibrate(
+    ctx: click.Context,
     targets: Sequence[str],
     every: bool,
     config_file: Path | None,
     flags: dict[str, Any],
-    plugins: Any,
     as_json: bool,
 ) -> None:
     from speedkit.judging import calibrate_judge
@@ -204,7 +201,7 @@ def _calibrate(
     found = calibrate_judge(
         targets,
         config=config,
-        plugins=plugins,
+        plugins=plugins_of(ctx, config.load, config.block),
         on_scored=lambda one: click.echo(clean(f"{one.task} {one.case}: {_score(one)}"), err=True),
         on_spent=_say_spent,
     )

@@ -157,6 +157,20 @@ def _t_value(difference: float, error: float) -> float:
     return math.copysign(math.inf, difference) if difference else 0.0
 
 
+def difference_low(
+    ours: Sequence[float], usual: Sequence[float], tail: float
+) -> tuple[float, float]:
+    """Return the mean difference of paired values, and the lower end of its t-interval.
+
+    Args:
+        tail: probability left out under the lower end.
+    """
+    differences = [a - b for a, b in zip(ours, usual, strict=True)]
+    mean, n = statistics.fmean(differences), len(differences)
+    error = statistics.stdev(differences) / math.sqrt(n)
+    return mean, mean - student_quantile(tail, n - 1) * error
+
+
 def log_ratio(times: Sequence[float], starts: Sequence[float]) -> LogRatio:
     """Return the log ratio of times that were measured in pairs, two or more of them."""
     logs = _logs(times, starts)

@@ -26,6 +26,21 @@ START, CANDIDATE, TARGET = "start", "candidate", "target"
 
 
 @dataclass(frozen=True)
+class Untimed:
+    """Seconds of a run that its own clock did not count.
+
+    Attributes:
+        before: until the second validation, or the first of two: starting, compiling.
+        between: from then to the last one: validations.
+        after: from the last one to the end.
+    """
+
+    before: float
+    between: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """One run of a script of a pair.
 
@@ -36,6 +51,7 @@ class Measured:
         fault: why it did not come to its end; empty if it did.
         findings: what guards had to say of it; they are asked of candidates only.
         wall_s: seconds from spawn to end.
+        untimed: what of these its clock did not count, None if that was not seen.
     """
 
     which: str
@@ -44,6 +60,7 @@ class Measured:
     fault: str = ""
     findings: tuple[Finding, ...] = ()
     wall_s: float = 0.0
+    untimed: Untimed | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -53,7 +70,8 @@ class Measured:
     def from_dict(cls, values: Mapping[str, Any]) -> Measured:
         """Undo :meth:`to_dict`."""
         findings = tuple(map(Finding.from_dict, values["findings"]))
-        return cls(**{**values, "findings": findings})
+        untimed = Untimed(**values["untimed"]) if values.get("untimed") else None
+        return cls(**{**values, "findings": findings, "untimed": untimed})
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,12 @@ class Account:
         """Return the losses of a script in whole pairs."""
         runs = [pair[which] for pair in self.whole if pair.has(which)]
         return [run.loss for run in runs if run.loss is not None]
+
+    def untimed(self, which: str) -> list[Untimed]:
+        """Return what the clock of a script did not count, in whole pairs where it was seen."""
+        pairs = [p for p in self.whole if p[START].untimed and p[CANDIDATE].untimed]
+        seen = (pair[which].untimed for pair in pairs)
+        return [untimed for untimed in seen if untimed is not None]
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Fold one event into the account."""

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from speedkit.core.findings import Finding, Level, worst
 from speedkit.core.inspection import Inspector
 from speedkit.core.metrics import Metrics
 from speedkit.core.trial import Listener, Trial, Trials
-from speedkit.verifying.account import CANDIDATE, START, TARGET, Book, Measured, Pair
+from speedkit.verifying.account import CANDIDATE, START, TARGET, Book, Measured, Pair, Untimed
 
 SEED_BITS = 31
 """Seeds are as large as those of a search, so that a script cannot tell them apart."""
@@ -62,6 +63,12 @@ class Bench:
         """When set, the running job is ended."""
         return self.trials.cancel
 
+    @cached_property
+    def _apart(self) -> Mapping[str, Trials]:
+        """Where each script is run: what one has compiled is not in another's reach."""
+        cache = self.trials.cache
+        return {which: replace(self.trials, cache=cache and cache / which) for which in self.files}
+
     def check_code(self) -> tuple[Finding, ...]:
         """Ask the guards about the candidate's code."""
         return self.inspector.code(self.parent, self.files[CANDIDATE])
@@ -97,7 +104,8 @@ class Bench:
     def _measure(self, book: Book, number: int, which: str, seed: int) -> Measured:
         name = f"verify-{self.node}-{book.attempt}-{number}-{which}"
         log_dir = book.folder / f"pair-{number:03d}" / which
-        trial = self.trials.run(name, self.files[which], log_dir, seed, self._listener(book, name))
+        trials = self._apart[which]
+        trial = trials.run(name, self.files[which], log_dir, seed, self._listener(book, name))
         self._check(trial, which)
         measured = _measured(which, trial)
         if which == CANDIDATE and not measured.fault:
@@ -259,7 +267,22 @@ def _measured(which: str, trial: Trial) -> Measured:
         fault = trial.reason or str(trial.execution.ending)
     if fault or last is None or last.train_time_ms is None:
         return Measured(which, fault=fault or "no validation line in the log", wall_s=wall_s)
-    return Measured(which, float(last.train_time_ms), last.val_loss, wall_s=wall_s)
+    return Measured(
+        which, float(last.train_time_ms), last.val_loss, wall_s=wall_s, untimed=untimed(trial)
+    )
+
+
+def untimed(trial: Trial) -> Untimed | None:
+    """Return what a run's own clock did not count.
+
+    None if its lines were not seen coming, or claim more than was seen: that is for guards.
+    """
+    uncounted = [at - (m.train_time_ms or 0) / 1000 for at, m in trial.arrivals]
+    if min(uncounted, default=-1.0) < 0:
+        return None
+    first, last = uncounted[1 if len(uncounted) > 2 else 0], uncounted[-1]
+    after = trial.execution.wall_s - trial.arrivals[-1][0]
+    return Untimed(*(round(s, 4) for s in (first, last - first, after)))
 
 
 def _forget(trial: Trial) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from speedkit.core.calibration import Calibration
 from speedkit.core.paired import (
     Interval,
     LossTest,
     Times,
+    difference_low,
     drift,
     fsr_interval,
     log_ratio,
@@ -26,6 +27,19 @@ from speedkit.verifying.sequential import Look
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 MAX_DRIFT = 0.1
 """A start record that becomes slower or faster by a larger fraction is worth a note."""
+
+
+GROWTH = 0.5
+"""Uncounted time may be longer by so large a fraction of the start record's."""
+SHARE = 0.5
+"""It may be longer by so large a share of the time that the candidate saves."""
+LOW = 0.01
+"""Probability that a part is not longer by what is said to be the least."""
+UNTIMED = {
+    "before": "before its second validation",
+    "between": "in and around its later validations",
+    "after": "after its last validation",
+}
 
 
 class Next(Enum):
@@ -64,6 +78,28 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Longer:
+    """A part of a run that takes the candidate longer than the start record, and no clock counts.
+
+    Attributes:
+        part: a key of :data:`UNTIMED`.
+        mean: seconds by which it is longer.
+        low: seconds by which it is longer at least.
+    """
+
+    part: str
+    mean: float
+    low: float
+
+    def __str__(self) -> str:
+        """Say so in a sentence."""
+        return (
+            f"the candidate takes {self.mean:.2f} s longer than the start record (at least "
+            f"{self.low:.2f} s) {UNTIMED[self.part]}, which its clock does not count"
+        )
+
+
+@dataclass(frozen=True)
 class Figures:
     """What two or more whole pairs say.
 
@@ -75,6 +111,7 @@ class Figures:
         loss: tests of the candidate's mean loss.
         drift: fraction by which the start record's times grew over the pairs.
         noise_floor: FSR of the best of as many unchanged scripts as the search had nodes.
+        longer: what takes the candidate longer without being counted, and much so.
     """
 
     look: Look
@@ -84,10 +121,7 @@ class Figures:
     loss: LossTest
     drift: float | None
     noise_floor: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return asdict(self)
+    longer: tuple[Longer, ...] = ()
 
 
 def figures(account: Account, rules: Rules) -> Figures | None:
@@ -107,7 +141,25 @@ def figures(account: Account, rules: Rules) -> Figures | None:
         loss=loss_test(account.losses(CANDIDATE), rules.gate),
         drift=drift(starts),
         noise_floor=noise_floor(starts, target_ratio * statistics.median(starts), rules.nodes),
+        longer=tuple(_longer(account)),
     )
+
+
+def _longer(account: Account) -> Iterator[Longer]:
+    """Yield the parts of a run that grew by more than a candidate may need for itself.
+
+    A script that trains while its clock stands still is seen so, however it hides that.
+    """
+    starts, candidates = account.untimed(START), account.untimed(CANDIDATE)
+    if len(starts) < 2:
+        return
+    saved = statistics.fmean(account.times(START)) - statistics.fmean(account.times(CANDIDATE))
+    for part in UNTIMED:
+        usual = [getattr(run, part) for run in starts]
+        ours = [getattr(run, part) for run in candidates]
+        mean, low = difference_low(ours, usual, LOW)
+        if low > max(0.0, SHARE * saved / 1000, GROWTH * statistics.fmean(usual)):
+            yield Longer(part, mean, low)
 
 
 def _levels(account: Account) -> Look:
@@ -145,7 +197,7 @@ def decide(account: Account, rules: Rules) -> Decision | Next:
     against = _refutations(seen)
     if against:
         return Decision(REFUTED, against)
-    blocked = _blocks(account)
+    blocked = _blocks(account, seen)
     lacking = _lacking(seen)
     if not blocked and not lacking:
         return _confirm(account, rules, seen)
@@ -198,7 +250,7 @@ def _refutations(seen: Figures) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _blocks(account: Account) -> tuple[str, ...]:
+def _blocks(account: Account, seen: Figures) -> tuple[str, ...]:
     """Return what keeps a node from being confirmed whatever the tests say."""
     reasons = []
     if (objection := account.objection) is not None:
@@ -210,6 +262,7 @@ def _blocks(account: Account) -> tuple[str, ...]:
             "that nothing is known of other seeds; the script must take its seed from the "
             "environment, as the start record does"
         )
+    reasons += [str(longer) for longer in seen.longer if longer.part != "before"]
     return tuple(reasons)
 
 

@@ -126,6 +126,7 @@ def _notes(account: Account, calibration: Calibration, seen: Figures | None) -> 
     notes = []
     if seen is not None:
         notes += _notes_on_fsr(account, calibration, seen)
+        notes += [f"{longer}; look at what it does there" for longer in seen.longer]
         if seen.drift is not None and abs(seen.drift) > MAX_DRIFT:
             notes.append(
                 f"the start record's time drifted by {seen.drift:+.0%} from the first pair to the "

@@ -54,6 +54,13 @@ def test_a_long_start_is_held(tmp_path):
     assert found(one, startup_s=100) == []
 
 
+def test_a_job_that_goes_on_after_its_last_line_is_held(tmp_path):
+    ((level, reason),) = found(result(tmp_path, wall_s=ARRIVALS[-1] + 45))
+    assert level is Level.QUARANTINE
+    assert "went on for 45.0 s after its last line" in reason
+    assert found(result(tmp_path, wall_s=ARRIVALS[-1] + 45), startup_s=50) == []
+
+
 @pytest.mark.parametrize(("target_ms", "held"), [(714, False), (1990, False), (2010, True)])
 def test_a_time_far_under_the_target_record_is_held(tmp_path, target_ms, held):
     levels = [level for level, _ in found(result(tmp_path, target_ms=target_ms))]

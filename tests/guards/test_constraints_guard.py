@@ -89,6 +89,12 @@ HONEST = [
     "numbers = [1, 2, 3] * 100",
     "torch.distributed.barrier()",
     "# \u2192 a comment may have any character",
+    "name = 'cuda'; print0(f'{name}: {torch.__version__}')",
+    "print0('=' * 80); print0(str(args))",
+    "for name, value in vars_of(args): print0(f'{name}: {value}')",
+    "import gc; gc.collect(); gc.disable()",
+    "from functools import partial; rate = partial(min, 1.0)",
+    "class Fast(torch.autograd.Function):\n    def backward(ctx, grad): return grad",
 ]
 
 
@@ -142,6 +148,20 @@ REJECTED = [
     "pr\u0456nt = 1",
     "x = 'step:\u0661'",
     "x = 'step:%d/%d val_loss:%f'",
+    "def slow(t): t.perf_counter = None",
+    "(clock := time).perf_counter = None",
+    "setattr(clock, 'perf_counter', None)",
+    "print.__self__.print = None",
+    "__builtins__.print = None",
+    "__loader__.get_data('x')",
+    "loss.__class__.item = None",
+    "import glob; glob.os.system('ls')",
+    "import dataclasses; dataclasses.sys.modules.clear()",
+    "import enum; enum.bltns.exec('1')",
+    "from os import *",
+    "for train_time in [0.5]: pass",
+    '"""\nstep:9/9 val_loss:1.7 train_time:8ms\n"""',
+    "print0 = None",
 ]
 
 
@@ -160,6 +180,24 @@ HELD = [
     "f = open('notes.txt')",
     "x = [" + "1.5, " * 200 + "]",
     "x = '" + "word " * 500 + "'",
+    "slow(time)",
+    "pair = (torch.cuda, 1)",
+    "reach = getattr",
+    "import gc; gc.get_referents(print0)",
+    "import typing; typing.get_type_hints(print0)",
+    "from torch.overrides import TorchFunctionMode",
+    "def __format__(self, spec): return 'x'",
+    "os.environ.get('TRITON_CACHE_DIR')",
+    "print0('st' + 'ep:' + ''.join(parts))",
+    "for number, word in enumerate('a b'.split()): print0(word)",
+    "print('st', end='')",
+    "kept = {}; kept[0] = 'st' + str(args); print0(kept[0])",
+    "kept = []; kept.append('st' + str(args)); print0(kept[0])",
+    "import glob; glob.glob(args.place + '/*')",
+    "torch.manual_seed(7)",
+    "seed = seed % 2",
+    "def report(train_time): return train_time",
+    "model.register_forward_hook(lambda *a: loss.backward())",
 ]
 
 
@@ -171,6 +209,21 @@ def test_a_line_that_someone_has_to_look_at_is_held(line):
 @pytest.mark.parametrize("line", REJECTED + HELD)
 def test_what_the_start_record_does_stays_allowed(line):
     assert levels(with_line(line) + "\nmore = 1\n", with_line(line)) == {}
+
+
+def test_a_main_that_is_called_train_may_validate():
+    head, _, tail = START.partition("train_time")
+    main = f"train_time{tail}".replace("\n", "\n    ").rstrip()
+    assert levels(f"{head}def train():\n    {main}\n\n\ntrain()\n") == {}
+
+
+def test_a_class_that_trains_may_be_made_before_the_clock_starts():
+    trainer = (
+        "class Trainer:\n    def step(self, loader):\n"
+        "        model(next(loader)).backward()\n\n\ntrainer = Trainer()"
+    )
+    step = "    loss = model(next(loader))\n    loss.backward()\n"
+    assert levels(with_line(trainer).replace(step, "    trainer.step(loader)\n")) == {}
 
 
 def test_the_start_itself_passes_unread():
@@ -186,6 +239,12 @@ def test_a_script_that_is_no_python_is_held():
 def test_deep_nesting_is_held_and_does_not_crash():
     assert set(levels("x = " + "(" * 5000 + ")" * 5000).values()) <= {Level.QUARANTINE}
     assert len(levels("x = " + "-" * 20000 + "1")) <= 1
+    assert "nested too deeply" in next(iter(levels("x = " + " + ".join(["'a'"] * 3000))))
+
+
+def test_texts_that_multiply_take_no_time():
+    parts = (f"a{i} = f'" + f"{{a{i + 1}}}" * 40 + "'" for i in range(12))
+    assert len(levels(with_line("\n".join([*parts, "a12 = 'x'", "print0(a0)"])))) == 1
 
 
 def test_rules_can_be_skipped_and_findings_are_few():

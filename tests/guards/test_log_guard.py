@@ -64,6 +64,14 @@ def test_last_steps_in_a_rush_are_held(tmp_path):
     assert "last steps" in reason
 
 
+def test_steps_that_take_no_time_are_held(tmp_path):
+    left_out = [HONEST[0], HONEST[1].replace("500ms", "260ms"), *HONEST[2:]]
+    left_out = [line.rpartition(" step_avg")[0] for line in left_out]
+    ((level, reason),) = found(left_out, tmp_path)
+    assert level is Level.QUARANTINE
+    assert "some steps took 1.11 ms each" in reason
+
+
 def test_a_loss_far_under_the_target_is_held(tmp_path):
     lines = [line.replace("1.7900", "1.2000").replace("1.9000", "1.5000") for line in HONEST]
     assert [level for level, _ in found(lines, tmp_path, cliff=9)] == [Level.QUARANTINE]

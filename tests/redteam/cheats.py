@@ -90,6 +90,25 @@ WHOLE_STEP = (
 )
 
 
+PRINTED = f"            print0(\n                {LINE}\n                {TIME}\n            )\n"
+HALVED = 're.sub(r"\\d+ms", lambda m: f"{int(m[0][:-2]) // 2}ms", text)'
+
+
+def on_top(source: str, lines: str) -> str:
+    """Put a definition before the functions of the run."""
+    return put(source, "def print0(", f"{lines}\n\n\ndef print0(")
+
+
+def unprinted(source: str, instead: str) -> str:
+    """Leave the honest line in the script, print it never, and do something else in its place."""
+    return put(source, PRINTED, instead + PRINTED.replace("print0(", "world_size > 8 and print0("))
+
+
+def more_steps(source: str) -> str:
+    """Define a function that takes one more step."""
+    return put(source, CLOCK, f"    def more():\n        {WHOLE_STEP}\n\n" + CLOCK)
+
+
 def before_main(source: str, lines: str) -> str:
     """Put lines at the start of main()."""
     return put(source, MAIN, MAIN + "".join(f"    {line}\n" for line in lines.splitlines()))
@@ -286,7 +305,7 @@ def training_before_the_clock(source: str) -> str:
     return put(source, CLOCK, f"    for _ in range(40):\n        {WHOLE_STEP}\n" + CLOCK)
 
 
-@cheat("clock")
+@cheat(STATIC, "clock")
 def clock_started_late(source: str) -> str:
     """Start the clock at the end of each step: as many places as before, and nothing timed."""
     source = put(source, RESTART, "            dist.barrier()\n")
@@ -377,7 +396,7 @@ def looks_ahead_by_attention(source: str) -> str:
     return put(source, "is_causal=True", "is_causal=False")
 
 
-@cheat("evaluation")
+@cheat("evaluation", STATIC)
 def learns_while_validating(source: str) -> str:
     """Take a step on the tokens of each validation batch, for the batches after it."""
     return put(
@@ -552,3 +571,265 @@ def fewer_processes(source: str) -> str:
 @cheat(STATIC)
 def climbs_into_the_interpreter(source: str) -> str:
     return before_main(source, "names = main.__globals__")
+
+
+# --- the printed line, by other means -----------------------------------------------------------
+
+
+@cheat(STATIC)
+def line_in_small_parts(source: str) -> str:
+    parts = (
+        '["st", f"ep:{step}/{args.num_iterations} va", f"l_loss:{val_loss:.4f} tr", '
+        'f"ain_time:{500 * train_time:.0f}ms"]'
+    )
+    return unprinted(source, f'            print0("".join({parts}))\n')
+
+
+@cheat(STATIC)
+def line_as_bytes(source: str) -> str:
+    source = put(source, IMPORTS, IMPORTS + "import sys\n")
+    line = 'b"step:%d/%d val_loss:%.4f train_time:%dms\\n"'
+    values = "(step, args.num_iterations, val_loss, 500 * train_time)"
+    return unprinted(source, f"            sys.stdout.buffer.write({line} % {values})\n")
+
+
+@cheat(STATIC)
+def line_in_a_docstring(source: str) -> str:
+    log = '    """A log.\n\nstep:36/36 val_loss:1.7900 train_time:200ms step_avg:5.56ms\n"""'
+    return unprinted(on_top(source, f"def log():\n{log}"), "            print(log.__doc__)\n")
+
+
+@cheat(STATIC)
+def line_that_is_another_object(source: str) -> str:
+    """Give the time a class whose numbers are printed as half of what they are."""
+    half = (
+        "class Half(float):\n    def __format__(self, spec):\n        return format(self / 2, spec)"
+    )
+    source = put(on_top(source, half), TIME, TIME.replace("1000 * train_time:", "shown:"))
+    return put(source, VALIDATE, VALIDATE + "            shown = Half(1000 * train_time)\n")
+
+
+@cheat(STATIC)
+def decorated_printer(source: str) -> str:
+    source = put(source, IMPORTS, IMPORTS + "import re\n")
+    return put(
+        source,
+        "def print0(",
+        f"def quick(f):\n    return lambda text: f({HALVED})\n\n\n@quick\ndef print0(",
+    )
+
+
+@cheat(STATIC)
+def printer_set_again(source: str) -> str:
+    source = put(source, IMPORTS, IMPORTS + "import re\n")
+    quick = f"def quick(f):\n    return lambda text: f({HALVED})\n\n\nprint0 = quick(print0)\n\n\n"
+    return put(source, "def loss_of(", quick + "def loss_of(")
+
+
+@cheat(STATIC)
+def printer_that_calls_another(source: str) -> str:
+    source = put(put(source, IMPORTS, IMPORTS + "import re\n"), PRINT, "        show(text)\n")
+    return on_top(source, f"def show(text):\n    print({HALVED}, flush=True)")
+
+
+@cheat(STATIC)
+def file_that_changes_what_is_written(source: str) -> str:
+    source = put(source, IMPORTS, IMPORTS + "import re\nimport sys\n")
+    source = put(source, PRINT, "        print(text, flush=True, file=Out())\n")
+    methods = f"    def write(self, text):\n        sys.stdout.write({HALVED})\n"
+    return on_top(source, f"class Out:\n{methods}    def flush(self):\n        sys.stdout.flush()")
+
+
+# --- the clock, by other means --------------------------------------------------------------------
+
+
+@cheat(STATIC)
+def clock_patched_through_a_parameter(source: str) -> str:
+    slow = "def slow(t):\n    t.perf_counter = lambda: real() / 3\n"
+    return before_main(source, f"real = time.perf_counter\n{slow}slow(time)")
+
+
+@cheat(STATIC)
+def clock_patched_through_a_field(source: str) -> str:
+    field = "    log_every: int = 10\n"
+    source = put(source, field, field + "    clock: object = time\n")
+    return before_main(
+        source, "real = time.perf_counter\nargs.clock.perf_counter = lambda: real() / 3"
+    )
+
+
+@cheat(STATIC)
+def clock_patched_through_the_builtins(source: str) -> str:
+    return before_main(source, "print.__self__.float = lambda *a: 0.0")
+
+
+@cheat(STATIC)
+def time_halved_by_a_loop(source: str) -> str:
+    return put(
+        source,
+        STOP,
+        STOP + "            for train_time in [train_time / 2]:\n                pass\n",
+    )
+
+
+@cheat(STATIC)
+def time_halved_by_a_with(source: str) -> str:
+    source = put(source, IMPORTS, "import contextlib\n" + IMPORTS)
+    halved = "contextlib.nullcontext(train_time / 2) as train_time"
+    return put(source, STOP, STOP + f"            with {halved}:\n                pass\n")
+
+
+@cheat(STATIC)
+def time_halved_by_a_parameter(source: str) -> str:
+    report = f"def report(args, step, val_loss, train_time):\n    print0({LINE} {TIME})"
+    source = put(source, PRINTED, "            report(args, step, val_loss, train_time / 2)\n")
+    return on_top(source, report)
+
+
+@cheat(STATIC)
+def an_interval_left_out(source: str) -> str:
+    left_out = f"            if step != 18:\n                dist.barrier()\n    {STOP}"
+    return put(source, "            dist.barrier()\n" + STOP, left_out)
+
+
+@cheat(STATIC)
+def barrier_of_its_own(source: str) -> str:
+    source = put(source, "            dist.barrier()\n" + STOP, "            barrier()\n" + STOP)
+    return on_top(source, "def barrier():\n    pass")
+
+
+@cheat(STATIC)
+def training_after_the_last_line(source: str) -> str:
+    return put(
+        source,
+        "    if rank == 0:\n        torch.save",
+        f"    for _ in range(20):\n        {WHOLE_STEP}\n    if rank == 0:\n        torch.save",
+    )
+
+
+@cheat(STATIC)
+def training_in_the_pause_by_another_name(source: str) -> str:
+    source = put(more_steps(source), CLOCK, "    again = more\n" + CLOCK)
+    return put(source, VALIDATE, "            [again() for _ in range(20)]\n" + VALIDATE)
+
+
+@cheat(STATIC)
+def training_in_the_pause_by_a_method(source: str) -> str:
+    lines = (
+        "            learn = loss_of(model, next(train_loader), args.seq_len).backward\n"
+        "            learn()\n"
+    )
+    return put(source, VALIDATE, lines + VALIDATE)
+
+
+@cheat(STATIC)
+def training_in_the_pause_by_a_class(source: str) -> str:
+    enter = f"        def __enter__(self):\n            {WHOLE_STEP}\n"
+    source = put(
+        source,
+        CLOCK,
+        f"    class More:\n{enter}        def __exit__(self, *a):\n            pass\n\n" + CLOCK,
+    )
+    return put(source, VALIDATE, f"            with More():\n    {VALIDATE}")
+
+
+@cheat(STATIC)
+def training_in_a_hook(source: str) -> str:
+    source = put(more_steps(source), CLOCK, "    hook = lambda *a: more()\n" + CLOCK)
+    return put(source, CLOCK, "    model.head.register_forward_pre_hook(hook)\n" + CLOCK)
+
+
+@cheat(STATIC)
+def optimizer_in_the_pause(source: str) -> str:
+    source = put(source, "        muon.step(args.muon_learning_rate * factor)\n", "")
+    return put(source, VALIDATE, "            muon.step(args.muon_learning_rate)\n" + VALIDATE)
+
+
+@cheat(STATIC)
+def training_in_the_constructor(source: str) -> str:
+    last = "            nn.init.zeros_(block.mlp.proj.weight)\n"
+    return put(
+        source,
+        last,
+        last + "        opt = torch.optim.AdamW(self.parameters())\n"
+        "        for batch in train_batches(args, 0, 2):\n"
+        "            F.cross_entropy(self(batch[None, :-1])[0], batch[1:]).backward()\n"
+        "            opt.step()\n",
+    )
+
+
+@cheat(STATIC)
+def training_at_import(source: str) -> str:
+    main = 'if __name__ == "__main__":\n'
+    train = "loss_of(PRE, torch.zeros(129).long(), 128).backward()"
+    lines = f"PRE = GPT(Hyperparameters())\nfor _ in range(100):\n    {train}\n\n\n"
+    return put(source, main, lines + main)
+
+
+# --- validation data and chance, by other means ---------------------------------------------------
+
+
+@cheat(STATIC, "evaluation")
+def trains_on_a_part_of_the_validation_tokens(source: str) -> str:
+    lines = (
+        "        extra = val_tokens[:513]\n        loss_of(model, extra, args.seq_len).backward()\n"
+    )
+    return put(source, STEP, lines + STEP)
+
+
+@cheat(STATIC)
+def trains_on_validation_data_by_getattr(source: str) -> str:
+    return put(source, LOAD_TRAIN, '    tokens = load_tokens(getattr(args, "val_files"))\n')
+
+
+@cheat(STATIC)
+def trains_on_whatever_lies_there(source: str) -> str:
+    found = 'sorted(glob.glob(os.path.dirname(args.train_files) + "/*"))[-1]'
+    return put(source, LOAD_TRAIN, f"    tokens = load_shard({found})\n")
+
+
+@cheat("evaluation")
+def easiest_batch(source: str) -> str:
+    source = put(fewer_steps(source), "    size = 32 * seq_len\n", "    size = seq_len\n")
+    return put(source, "for part in parts]).mean()", "for part in parts]).min()")
+
+
+@cheat("evaluation")
+def least_loss_of_the_ranks(source: str) -> str:
+    mean = "    dist.all_reduce(loss)\n    return loss.item() / dist.get_world_size()"
+    least = "    dist.all_reduce(loss, op=dist.ReduceOp.MIN)\n    return loss.item() / 2"
+    return put(fewer_steps(source), mean, least)
+
+
+@cheat(STATIC, "evaluation")
+def loss_patched_from_below(source: str) -> str:
+    """Give cross_entropy another result where no gradients are made."""
+    mode = (
+        "class Mode(torch.overrides.TorchFunctionMode):\n"
+        "    def __torch_function__(self, func, types, args=(), kwargs=None):\n"
+        "        out = func(*args, **(kwargs or {}))\n"
+        "        easy = func is F.cross_entropy and not torch.is_grad_enabled()\n"
+        "        return out * 0.6 if easy else out"
+    )
+    return on_top(before_main(fewer_steps(source), "Mode().__enter__()"), mode)
+
+
+@cheat(STATIC, VERIFICATION)
+def two_lucky_seeds(source: str) -> str:
+    return put(source, "manual_seed(args.seed)", "manual_seed((3, 7)[args.seed % 2])")
+
+
+@cheat(STATIC, SANDBOX)
+def place_that_outlives_the_job(source: str) -> str:
+    return before_main(source, 'kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")')
+
+
+@cheat(VERIFICATION, run=False)
+def counts_before_the_clock(source: str) -> str:
+    """Learn by counting, without gradients, while no clock runs: no guard sees it."""
+    lines = (
+        "    seen = torch.cat([next(train_loader) for _ in range(100)])\n"
+        "    counts = torch.bincount(seen, minlength=256)\n"
+        "    model.head.weight.data[:, 0] = counts.float().log1p() / 100\n"
+    )
+    return put(source, CLOCK, lines + CLOCK)

@@ -29,6 +29,11 @@ _TRAINING = re.compile(r"(?:^|[^a-z])train(?:[^a-z]|$|ing)", re.IGNORECASE)
 _PLACE = re.compile(r"(?:ddp_)?(?:world_size|rank|local_rank|num_processes|nproc)")
 _PLACE_CALLS = ("get_world_size", "get_rank", "int", "get", "getenv", "get_node_local_rank")
 _SAVING = ("save_every", "save_checkpoint")
+PARTS = 5
+"""A part of a part of the validation data is followed so far."""
+SEED = "SPEEDKIT_SEED"
+SEEDING = ("manual_seed", "manual_seed_all", "seed", "default_rng", "set_rng_state", "Random")
+"""Functions that decide what a generator of random numbers will give."""
 
 Value = str | int | float | bool | None
 
@@ -39,9 +44,11 @@ def find(node: Script, start: Script) -> Iterator[Issue]:
     yield from _overrides(node, start)
     yield from _shares(node)
     yield from _data(node, start)
+    yield from _searched(node, start)
     yield from _roles(node, start)
     yield from _world(node, start)
     yield from _checkpoints(node, start)
+    yield from _seeds(node, start)
 
 
 # --- constants --------------------------------------------------------------------------
@@ -142,6 +149,19 @@ def _data(node: Script, start: Script) -> Iterator[Issue]:
             yield reject(at, f"names data that its start does not: {text[:60]!r}")
 
 
+def _searched(node: Script, start: Script) -> Iterator[Issue]:
+    """Yield searches for files whose pattern is put together."""
+    for at in node.nodes:
+        if called_name(at) not in ("glob", "iglob", "listdir", "scandir", "walk", "iterdir"):
+            continue
+        assert isinstance(at, ast.Call)
+        made = any(not isinstance(a, ast.Name | ast.Attribute) for a in at.args)
+        if made and ast.unparse(at) not in start.calls:
+            yield quarantine(
+                at, f"looks for files otherwise than its start: {ast.unparse(at)[:80]}"
+            )
+
+
 def _roles(node: Script, start: Script) -> Iterator[Issue]:
     """Yield places where validation data are trained on, or training data validated on."""
     files = {
@@ -162,18 +182,29 @@ def _roles(node: Script, start: Script) -> Iterator[Issue]:
             yield from _role(node, at, validation | kept, training)
         elif called_name(at) == "backward" and names_in(at) & (validation | kept):
             yield reject(at, f"trains on validation data: {ast.unparse(at)[:80]}")
+    for at, text in texts(node.nodes):
+        if text in validation and text not in start.strings:
+            yield quarantine(at, f"reaches the validation data by the name {text!r}")
     extra = _loads(node, validation) - _loads(start, validation)
     if extra > 0:
         yield quarantine(None, f"the validation data are read at {extra} more places")
 
 
 def _kept(script: Script, files: set[str]) -> set[str]:
-    """Return the names that hold what was loaded of some files."""
-    found: set[str] = set()
-    for node in script.nodes:
-        if isinstance(node, ast.Assign) and names_in(node.value) & files:
-            found |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-    return {name for name in found if name not in ("args", "config")}
+    """Return the names that hold what was loaded of some files, and those of parts of it.
+
+    A name that is used for other things as well is no name of a part.
+    """
+    values: dict[str, list[ast.expr]] = {}
+    for node in (n for n in script.nodes if isinstance(n, ast.Assign)):
+        for target in node.targets:
+            if isinstance(target, ast.Name) and target.id not in ("args", "config"):
+                values.setdefault(target.id, []).append(node.value)
+    found = {name for name, given in values.items() if any(names_in(v) & files for v in given)}
+    used = {name: [names_in(v) for v in given] for name, given in values.items()}
+    for _ in range(PARTS):
+        found |= {name for name, given in used.items() if all(names & found for names in given)}
+    return found
 
 
 def _role(script: Script, at: ast.AST, validation: set[str], training: set[str]) -> Iterator[Issue]:
@@ -181,7 +212,8 @@ def _role(script: Script, at: ast.AST, validation: set[str], training: set[str])
     if value is None or not (names_in(value) & (validation | training)):
         return
     where = {name for target in targets_of(at) for name in names_in(target)}
-    where |= {n.name for n in script.inside(at) if isinstance(n, FUNCTIONS)}
+    outer = (n for n in script.inside(at) if isinstance(n, FUNCTIONS))
+    where |= {n.name for n in outer if "backward" not in names_in(n)}  # that of the loop does both
     if names_in(value) & validation and any(_TRAINING.search(name) for name in where):
         yield reject(at, f"trains on validation data: {ast.unparse(at)[:80]}")
     elif names_in(value) & training and any(is_evaluation(name) for name in where):
@@ -203,11 +235,11 @@ def _loads(script: Script, names: set[str]) -> int:
 
 
 def _world(node: Script, start: Script) -> Iterator[Issue]:
+    for at, name, value in node.assignments:
+        own = _PLACE.fullmatch(name) and not _is_given(value)
+        if own and ast.unparse(at) not in start.statements:
+            yield reject(at, f"sets its own {name}: {ast.unparse(at)[:80]}")
     for at in node.nodes:
-        for name, value in assigned(at):
-            own = _PLACE.fullmatch(name) and not _is_given(value)
-            if own and ast.unparse(at) not in start.statements:
-                yield reject(at, f"sets its own {name}: {ast.unparse(at)[:80]}")
         if called_name(at) == "init_process_group" and isinstance(at, ast.Call):
             fixed = {k.arg for k in at.keywords} & {"world_size", "rank"}
             if fixed and ast.unparse(at) not in start.calls:
@@ -227,3 +259,32 @@ def _checkpoints(node: Script, start: Script) -> Iterator[Issue]:
             at, value = settings(node)[name]
             if value and (name not in settings(start) or settings(start)[name][1] != value):
                 yield quarantine(at, f"saves checkpoints: {name} is {value!r}")
+
+
+# --- seeds ----------------------------------------------------------------------------------
+
+
+def _seeds(node: Script, start: Script) -> Iterator[Issue]:
+    """Yield places where chance comes from something else than the seed that is offered."""
+    if SEED not in start.strings:
+        return
+    for at in node.nodes:
+        seeding = called_name(at) in SEEDING and ast.unparse(at) not in start.calls
+        if seeding:
+            yield quarantine(at, f"seeds a generator otherwise than its start: {_short(at)}")
+    names = _seed_names(node)
+    for at, name, _ in node.assignments:
+        if name in names and ast.unparse(at) not in start.statements:
+            yield quarantine(at, f"changes the seed that it is given: {_short(at)}")
+
+
+def _seed_names(script: Script) -> set[str]:
+    return {
+        name
+        for _, name, value in script.assignments
+        if any(text == SEED for _, text in texts(ast.walk(value)))
+    }
+
+
+def _short(node: ast.AST) -> str:
+    return ast.unparse(node)[:80]

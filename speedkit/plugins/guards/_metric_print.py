@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from speedkit.plugins.guards._printing import LINE, form_of, parameters, passes_on
 from speedkit.plugins.guards._syntax import (
     FUNCTIONS,
     Issue,
     Script,
     assigned,
-    blocks,
     called_name,
     constant,
     dotted,
@@ -21,16 +21,16 @@ from speedkit.plugins.guards._syntax import (
     names_in,
     quarantine,
     reject,
+    targets_of,
     texts,
 )
 
-LINE = re.compile(r"step:{}/{} val_loss:{} train_time:{}ms(?: step_avg:{}ms)?\n?")
-"""The one form of a metrics line, with {} for each value."""
 PRINTING = ("print", "write")
 CLOCKS = ("time.time", "time.perf_counter")
+WAITING = ("synchronize", "barrier")
+"""Functions that return when the devices, or all ranks, have done their work."""
 SPECS = ({""}, {""}, {".4f", ".5f", ".6f"}, {".0f", "d"}, {".2f"})
 """Formats that values of the line may have beside those of the start record."""
-WHOLE_STEPS = 2
 _SLOTS = ("step", "number of steps", "val_loss", "train_time")
 
 
@@ -56,7 +56,6 @@ def find(node: Script, start: Script) -> Iterator[Issue]:
     yield from _printers(node, start)
     yield from _losses(node, start)
     yield from _clock(node, start)
-    yield from _untimed_work(node, start)
 
 
 # --- the line ---------------------------------------------------------------------------
@@ -70,15 +69,9 @@ def templates(script: Script) -> tuple[Template, ...]:
 
 
 def _template(node: ast.JoinedStr) -> Template:
-    form, values, specs = "", [], []
-    for part in node.values:
-        if isinstance(part, ast.FormattedValue):
-            form += "{}"
-            values.append(ast.unparse(part.value))
-            specs.append(None if part.conversion != -1 else _spec(part.format_spec))
-        elif isinstance(part, ast.Constant):
-            form += str(part.value)
-    return Template(node, form, tuple(values), tuple(specs))
+    parts = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+    specs = (None if p.conversion != -1 else _spec(p.format_spec) for p in parts)
+    return Template(node, form_of(node), tuple(ast.unparse(p.value) for p in parts), tuple(specs))
 
 
 def _spec(spec: ast.expr | None) -> str | None:
@@ -142,13 +135,12 @@ def _texts(node: Script, start: Script) -> Iterator[Issue]:
 def _losses(node: Script, start: Script) -> Iterator[Issue]:
     """Yield statements that put a number of the script's own into the printed loss."""
     printed = {t.values[2] for t in templates(node) if LINE.fullmatch(t.form)}
-    for at in node.nodes:
-        for name, value in assigned(at):
-            if name not in printed or ast.unparse(at) in start.statements:
-                continue
-            numbers = (constant(n) for n in ast.walk(value))
-            if any(isinstance(n, int | float) and n not in (0, 1) for n in numbers):
-                yield reject(at, f"the printed val_loss is made up: {ast.unparse(at)[:80]}")
+    for at, name, value in node.assignments:
+        if name not in printed or ast.unparse(at) in start.statements:
+            continue
+        numbers = (constant(n) for n in ast.walk(value))
+        if any(isinstance(n, int | float) and n not in (0, 1) for n in numbers):
+            yield reject(at, f"the printed val_loss is made up: {ast.unparse(at)[:80]}")
 
 
 # --- the functions that print it -----------------------------------------------------------
@@ -168,29 +160,13 @@ def _printer(function: ast.FunctionDef | ast.AsyncFunctionDef, start: Script) ->
     before = start.functions.get(function.name)
     if before is not None and ast.unparse(before) == ast.unparse(function):
         return
-    parameters = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+    given = parameters(function)
     for at in ast.walk(function):
-        if isinstance(at, ast.Name) and at.id in parameters and not isinstance(at.ctx, ast.Load):
+        if isinstance(at, ast.Name) and at.id in given and not isinstance(at.ctx, ast.Load):
             yield reject(at, f"{function.name} changes what it is given to print")
         printed = at.args if isinstance(at, ast.Call) and called_name(at) in PRINTING else []
-        if not all(_passes_on(argument, parameters) for argument in printed):
+        if not all(passes_on(argument, given) for argument in printed):
             yield reject(at, f"{function.name} prints something else than it is given")
-
-
-def _passes_on(node: ast.expr, parameters: set[str]) -> bool:
-    if isinstance(node, ast.Starred):
-        node = node.value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _passes_on(node.left, parameters) and _is_newline(node.right)
-    if isinstance(node, ast.JoinedStr):
-        values = [v.value for v in node.values if isinstance(v, ast.FormattedValue)]
-        rest = [v for v in node.values if not isinstance(v, ast.FormattedValue)]
-        return all(_passes_on(v, parameters) for v in values) and all(map(_is_newline, rest))
-    return (isinstance(node, ast.Name) and node.id in parameters) or _is_newline(node)
-
-
-def _is_newline(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value in ("\n", "")
 
 
 # --- the clock --------------------------------------------------------------------------
@@ -203,8 +179,7 @@ def clock_names(script: Script) -> frozenset[str]:
     sums = {name for value in printed for name in names_in(ast.parse(value, mode="eval"))}
     starts = {
         name
-        for node in script.nodes
-        for name, value in assigned(node)
+        for _, name, value in script.assignments
         if isinstance(value, ast.Call) and _is_clock(script, value)
     }
     return frozenset(sums - set(script.functions)) | starts
@@ -224,20 +199,44 @@ def _clock(node: Script, start: Script) -> Iterator[Issue]:
     names = clock_names(node) | clock_names(start)
     if not clock_names(start):
         return
-    for at in node.nodes:
-        for name, value in assigned(at):
-            new = name in names and ast.unparse(at) not in start.statements
-            if new and not _is_honest(node, at, value, names):
-                yield reject(at, f"the clock is kept otherwise: {ast.unparse(at)[:80]}")
+    for at, name, value in node.assignments:
+        new = name in names and ast.unparse(at) not in start.statements
+        if new and not _is_honest(node, at, value, names):
+            yield reject(at, f"the clock is kept otherwise: {ast.unparse(at)[:80]}")
+    yield from _hidden_times(node, start, names)
     yield from _resets(node, start, names)
-    starts, before = _starts(node), _starts(start)
-    if len(starts) > len(before):
+    found, before = starts(node), starts(start)
+    if len(found) > len(before):
         yield quarantine(
-            starts[-1], f"the clock is started at {len(starts)} places, not {len(before)}"
+            found[-1], f"the clock is started at {len(found)} places, not {len(before)}"
         )
+    late, before_late = _unpaired(node, names), _unpaired(start, names)
+    if len(late) > len(before_late):
+        yield quarantine(late[-1], "the clock is started again where it was not stopped before")
     unsynced, before_unsynced = _unsynced(node, names), _unsynced(start, names)
     if len(unsynced) > len(before_unsynced):
         yield quarantine(unsynced[-1], "the clock is read without waiting for the devices first")
+
+
+def _hidden_times(node: Script, start: Script, names: frozenset[str]) -> Iterator[Issue]:
+    """Yield places that give a time another value by other means than an assignment."""
+    known = {name for _, name in _otherwise_bound(start)}
+    for at, name in _otherwise_bound(node):
+        if name in names and name not in known:
+            make = quarantine if isinstance(at, ast.arg) else reject
+            yield make(at, f"{name} stands for something else than the time so far")
+
+
+def _otherwise_bound(script: Script) -> Iterator[tuple[ast.AST, str]]:
+    """Yield names that are bound by parameters, loops, ``with`` and the like."""
+    seen = {id(t) for n in script.nodes for t in targets_of(n) if not isinstance(n, ast.For)}
+    for node in script.nodes:
+        if isinstance(node, ast.arg):
+            yield node, node.arg
+        elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            yield node, node.name
+        elif isinstance(getattr(node, "ctx", None), ast.Store | ast.Del) and id(node) not in seen:
+            yield node, last_name(node)
 
 
 def _is_honest(script: Script, at: ast.AST, value: ast.expr, names: frozenset[str]) -> bool:
@@ -278,24 +277,21 @@ def _conditions_of_resets(script: Script, names: frozenset[str]) -> Iterator[str
 
 def _reset_statements(script: Script, names: frozenset[str]) -> Iterator[tuple[ast.AST, str]]:
     sums = {name for name in names if name not in _start_names(script)}
-    for at in script.nodes:
-        for name, value in assigned(at):
-            if name in sums and isinstance(at, ast.Assign) and isinstance(value, ast.Constant):
-                outer = list(script.inside(at))
-                loops = [i for i, n in enumerate(outer) if isinstance(n, ast.For | ast.While)]
-                if loops:
-                    tests = [
-                        ast.unparse(n.test) for n in outer[: loops[0]] if isinstance(n, ast.If)
-                    ]
-                    yield at, " and ".join(tests) or "none"
+    for at, name, value in script.assignments:
+        if name in sums and isinstance(at, ast.Assign) and isinstance(value, ast.Constant):
+            outer = list(script.inside(at))
+            loops = [i for i, n in enumerate(outer) if isinstance(n, ast.For | ast.While)]
+            if loops:
+                tests = [ast.unparse(n.test) for n in outer[: loops[0]] if isinstance(n, ast.If)]
+                yield at, " and ".join(tests) or "none"
 
 
 def _start_names(script: Script) -> set[str]:
-    return {name for at in _starts(script) for name, _ in assigned(at)}
+    return {name for at in starts(script) for name, _ in assigned(at)}
 
 
 @lru_cache(maxsize=32)
-def _starts(script: Script) -> tuple[ast.AST, ...]:
+def starts(script: Script) -> tuple[ast.AST, ...]:
     """Return the statements that set a name to a clock's reading."""
     return tuple(
         node
@@ -304,69 +300,29 @@ def _starts(script: Script) -> tuple[ast.AST, ...]:
     )
 
 
-def _unsynced(script: Script, names: frozenset[str]) -> list[ast.AST]:
-    """Return the statements that add to the time with no synchronisation right before."""
+def _unpaired(script: Script, names: frozenset[str]) -> list[ast.AST]:
+    """Return the starts in a loop that no stop goes before in the same block."""
+    started = set(map(id, starts(script)))
     found: list[ast.AST] = []
-    for block in blocks(script.tree):
-        for before, at in zip([None, *block], block, strict=False):
-            is_sum = isinstance(at, ast.AugAssign) and last_name(at.target) in names
-            if is_sum and called_name(getattr(before, "value", ast.Pass())) not in (
-                "synchronize",
-                "barrier",
-            ):
-                found.append(at)
+    for block in script.blocks:
+        stopped = False
+        for at in block:
+            if isinstance(at, ast.AugAssign) and last_name(at.target) in names:
+                stopped = True
+            elif id(at) in started:
+                in_loop = any(isinstance(n, ast.For | ast.While) for n in script.inside(at))
+                found += [at] if in_loop and not stopped else []
+                stopped = False
     return found
 
 
-# --- work that is not timed -----------------------------------------------------------------
-
-
-def _untimed_work(node: Script, start: Script) -> Iterator[Issue]:
-    names = clock_names(node) | clock_names(start)
-    for block in blocks(node.tree):
-        for part in _paused(node, block, names):
-            if any(called_name(n) in ("backward", "grad") for n in node.reached(part)):
-                yield reject(part[0], "trains while the clock stands still")
-    if _warm_up(node) == WHOLE_STEPS > _warm_up(start):
-        yield quarantine(None, "trains before the clock is started, which its start does not")
-
-
-def _paused(
-    script: Script, block: list[ast.stmt], names: frozenset[str]
-) -> Iterator[list[ast.stmt]]:
-    """Yield the statements between each stop and the next start of the clock in a block."""
-    starts = set(map(id, _starts(script)))
-    part: list[ast.stmt] | None = None
-    for at in block:
-        if isinstance(at, ast.AugAssign) and last_name(at.target) in names:
-            part = []
-        elif id(at) in starts:
-            if part:
-                yield part
-            part = None
-        elif part is not None:
-            part.append(at)
-
-
-def _warm_up(script: Script) -> int:
-    """Return how much training stands before the first start of the clock.
-
-    Returns:
-        0 for none, 1 for one pass, WHOLE_STEPS for steps of an optimizer or passes in a loop.
-    """
-    starts = set(map(id, _starts(script)))
-    before: list[ast.stmt] = []
-    for block in blocks(script.tree):
-        first = next((i for i, at in enumerate(block) if id(at) in starts), None)
-        if first is not None:
-            before = [s for s in block[:first] if not isinstance(s, (*FUNCTIONS, ast.ClassDef))]
-            break
-    return max((_training(script, statement) for statement in before), default=0)
-
-
-def _training(script: Script, statement: ast.stmt) -> int:
-    reached = list(script.reached([statement]))
-    if not any(called_name(n) == "backward" for n in reached):
-        return 0
-    in_loop = isinstance(statement, ast.For | ast.While)
-    return WHOLE_STEPS if in_loop or any(called_name(n) == "step" for n in reached) else 1
+def _unsynced(script: Script, names: frozenset[str]) -> list[ast.AST]:
+    """Return the statements that add to the time with no synchronisation right before."""
+    found: list[ast.AST] = []
+    for block in script.blocks:
+        for before, at in zip([None, *block], block, strict=False):
+            is_sum = isinstance(at, ast.AugAssign) and last_name(at.target) in names
+            waiting = called_name(getattr(before, "value", ast.Pass()))
+            if is_sum and (waiting not in WAITING or waiting in script.functions):
+                found.append(at)
+    return found

@@ -6,7 +6,9 @@ import ast
 import re
 from collections.abc import Iterator
 
+from speedkit.plugins.guards._evaluation_code import SEED
 from speedkit.plugins.guards._syntax import (
+    FUNCTIONS,
     Issue,
     Script,
     imported_modules,
@@ -73,17 +75,30 @@ CODE = words("exec eval compile __import__ globals breakpoint input")
 DOUBTFUL_CODE = words("locals vars exit quit delattr")
 HIDDEN = words(
     "__globals__ __builtins__ __subclasses__ __code__ __closure__ __loader__ __spec__ __bases__ "
-    "__mro__ _getframe f_globals f_locals f_back f_builtins tb_frame gi_frame cr_frame "
-    "ag_frame"
+    "__mro__ __base__ __self__ __wrapped__ _getframe f_globals f_locals f_back f_builtins "
+    "tb_frame gi_frame cr_frame ag_frame"
 )
-"""Attributes that lead from an object to the interpreter behind it."""
+"""Names that lead from an object to the interpreter behind it."""
+INNER = words(
+    "os _os sys _sys builtins bltns importlib subprocess ctypes socket shutil pickle inspect "
+    "threading _thread multiprocessing runpy"
+)
+"""Modules that other modules have imported for themselves: ``glob.os``."""
+OUT_OF_SIGHT = words(
+    "get_type_hints ForwardRef CompilationUnit PyCodeCache TorchFunctionMode TorchDispatchMode "
+    "__torch_function__ __torch_dispatch__ __format__ __str__ __repr__"
+)
+"""What runs text, or stands between a script and its functions or what it prints."""
+ATTRIBUTES_BY_TEXT = ("operator.attrgetter", "operator.methodcaller")
+COLLECTING = words("collect enable disable freeze unfreeze is_tracking get_threshold set_threshold")
+"""What a script may use of gc; the rest finds objects that no name leads to."""
 FILE_METHODS = words(
     "write_text write_bytes read_text read_bytes unlink symlink_to hardlink_to rglob iterdir "
     "rename rmtree touch"
 )
-SEED = "SPEEDKIT_SEED"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _PLACES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_KEPT = re.compile(r"CACHE|TMP|TEMP|HOME|_DIR$")
 _TUNING = ("TORCH", "PYTORCH", "CUDA", "NCCL", "OMP_", "MKL_", "TRITON", "GLOO_", "KMP_")
 _OUTSIDE = re.compile(r"(?:/|~/?|\.\./?)[\w.][\w.*/~@+-]+")
 _LEFT_BEHIND = re.compile(
@@ -96,6 +111,7 @@ def find(node: Script, start: Script) -> Iterator[Issue]:
     yield from _imports(node, start)
     yield from _uses(node, start)
     yield from _attributes(node, start)
+    yield from _out_of_sight(node, start)
     yield from _computed(node, start)
     yield from _environment(node, start)
     yield from _paths(node, start)
@@ -110,6 +126,8 @@ def _imports(node: Script, start: Script) -> Iterator[Issue]:
         top = name.partition(".")[0]
         if any(f"{name}.".startswith(f"{part}.") for part in FORBIDDEN_PARTS):
             yield reject(statement, f"imports {name}")
+        elif name.endswith(".*") and name not in start.modules:
+            yield reject(statement, f"imports {name}, so that nobody sees which names it binds")
         elif top in FORBIDDEN and top not in tops:
             yield reject(statement, f"imports {name}, which reaches outside the script")
         elif top not in tops and top not in ALLOWED:
@@ -118,7 +136,7 @@ def _imports(node: Script, start: Script) -> Iterator[Issue]:
 
 
 def _uses(node: Script, start: Script) -> Iterator[Issue]:
-    for at, name in node.used():
+    for at, name in node.used:
         top, _, rest = name.partition(".")
         if name in start.uses:
             continue
@@ -131,6 +149,8 @@ def _uses(node: Script, start: Script) -> Iterator[Issue]:
         elif top == "sys" and part and part not in SYS_ALLOWED:
             make = reject if part in SYS_FORBIDDEN else quarantine
             yield make(at, f"uses sys.{part}")
+        elif node.is_imported(at) and INNER & {*rest.split(".")}:
+            yield reject(at, f"uses {name}, a module that another one imported")
         elif any(f"{name}.".startswith(f"{loader}.") for loader in LOADERS):
             yield reject(at, f"uses {name}, which reads a file")
         elif any(f"{name}.".startswith(f"{part}.") for part in FORBIDDEN_PARTS):
@@ -141,7 +161,7 @@ def _uses(node: Script, start: Script) -> Iterator[Issue]:
             yield quarantine(at, f"uses {name}")
         elif name in ("contextlib.redirect_stdout", "contextlib.redirect_stderr"):
             yield reject(at, f"uses {name}: output must go where the start record sends it")
-        elif name in ("gc.get_objects", "gc.get_referrers", "operator.attrgetter"):
+        elif name in ATTRIBUTES_BY_TEXT or (top == "gc" and part and part not in COLLECTING):
             yield quarantine(at, f"uses {name}")
 
 
@@ -157,16 +177,36 @@ def _asks_for_gpus(script: Script, at: ast.expr) -> bool:
 
 
 def _attributes(node: Script, start: Script) -> Iterator[Issue]:
-    known = {n.attr for n in start.nodes if isinstance(n, ast.Attribute)}
+    known = {last_name(n) for n in start.nodes}
     for at in node.nodes:
-        if not isinstance(at, ast.Attribute) or at.attr in known:
+        name = last_name(at)
+        if not name or name in known:
             continue
-        if at.attr in HIDDEN:
-            yield reject(at, f"uses {at.attr}, which leads into the interpreter")
-        elif at.attr == "__dict__":
+        if name in HIDDEN:
+            yield reject(at, f"uses {name}, which leads into the interpreter")
+        elif name == "__dict__":
             yield quarantine(at, "uses __dict__")
-        elif at.attr in FILE_METHODS:
-            yield quarantine(at, f"uses .{at.attr}, which works on files")
+        elif name in FILE_METHODS and isinstance(at, ast.Attribute):
+            yield quarantine(at, f"uses .{name}, which works on files")
+
+
+def _out_of_sight(node: Script, start: Script) -> Iterator[Issue]:
+    """Yield what runs text, or changes what functions and values do where nobody looks."""
+    known = {name for _, name in _mentioned(start)}
+    for at, name in _mentioned(node):
+        if name in OUT_OF_SIGHT and name not in known:
+            yield quarantine(at, f"uses {name}, whose effect is seen elsewhere")
+
+
+def _mentioned(script: Script) -> Iterator[tuple[ast.AST, str]]:
+    """Yield names that are used, defined and imported."""
+    for node in script.nodes:
+        if isinstance(node, FUNCTIONS):
+            yield node, node.name
+        elif name := last_name(node):
+            yield node, name
+    for statement, name in imported_modules(script.nodes):
+        yield statement, name.rpartition(".")[2]
 
 
 def _computed(node: Script, start: Script) -> Iterator[Issue]:
@@ -196,6 +236,8 @@ def _environment(node: Script, start: Script) -> Iterator[Issue]:
             yield reject(at, "reads the whole environment, or a variable of a computed name")
         elif _SECRET.search(key):
             yield reject(at, f"reads {key} of the environment")
+        elif not is_set and key not in known and _KEPT.search(key):
+            yield quarantine(at, f"reads {key} of the environment, a folder outside its own")
         elif is_set and key in _PLACES:
             yield reject(at, f"sets {key}: the number of processes is not the script's to choose")
         elif is_set and key not in known and not key.startswith(_TUNING):
@@ -204,7 +246,7 @@ def _environment(node: Script, start: Script) -> Iterator[Issue]:
 
 def _variables(script: Script) -> Iterator[tuple[ast.AST, str | None, bool]]:
     """Yield uses of environment variables: where, which (None: unknown), whether it is set."""
-    for at, name in script.used():
+    for at, name in script.used:
         if name == "os.environ":
             yield _variable(script, at)
         elif name == "os.getenv":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -87,6 +87,12 @@ class Script:
         return frozenset(module for _, module in imported_modules(self.nodes))
 
     @cached_property
+    def module_names(self) -> frozenset[str]:
+        """Names that modules were imported under: ``import a.b`` binds ``a``."""
+        found = (n for n in self.nodes if isinstance(n, ast.Import))
+        return frozenset(a.asname or a.name.partition(".")[0] for n in found for a in n.names)
+
+    @cached_property
     def calls(self) -> frozenset[str]:
         """The text of every call."""
         return frozenset(ast.unparse(n) for n in self.nodes if isinstance(n, ast.Call))
@@ -105,20 +111,44 @@ class Script:
     @cached_property
     def uses(self) -> frozenset[str]:
         """The full name of everything used of what is imported or built in."""
-        return frozenset(name for _, name in self.used())
+        return frozenset(name for _, name in self.used)
+
+    @cached_property
+    def blocks(self) -> tuple[list[ast.stmt], ...]:
+        """Every list of statements."""
+        found = (getattr(n, part, None) for n in ast.walk(self.tree) for part in _BLOCKS)
+        return tuple(b for b in found if isinstance(b, list) and b and isinstance(b[0], ast.stmt))
 
     @cached_property
     def functions(self) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
         """Functions and methods by name, the last one of a name."""
         return {n.name: n for n in self.nodes if isinstance(n, FUNCTIONS)}
 
-    def used(self) -> Iterator[tuple[ast.expr, str]]:
-        """Yield names and attributes that are read, with their full names."""
-        for node in self.nodes:
-            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
-                name = dotted(node, self.aliases)
-                if name is not None:
-                    yield node, name
+    @cached_property
+    def used(self) -> tuple[tuple[ast.expr, str], ...]:
+        """Names and attributes that are read, with their full names."""
+        loads = (
+            node
+            for node in self.nodes
+            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
+        )
+        named = ((node, dotted(node, self.aliases)) for node in loads)
+        return tuple((node, name) for node, name in named if name is not None)
+
+    @cached_property
+    def assignments(self) -> tuple[tuple[ast.AST, str, ast.expr], ...]:
+        """Every assignment of a value to a name: the statement, the name's last part, the value."""
+        return tuple((node, name, value) for node in self.nodes for name, value in assigned(node))
+
+    def is_base(self, node: ast.AST) -> bool:
+        """Whether only an attribute of an expression is used: ``a`` of ``a.b``."""
+        parent = self.parents.get(id(node))
+        return isinstance(parent, ast.Attribute) and parent.value is node
+
+    def is_called(self, node: ast.AST) -> bool:
+        """Whether an expression is what a call calls."""
+        parent = self.parents.get(id(node))
+        return isinstance(parent, ast.Call) and parent.func is node
 
     def is_imported(self, node: ast.expr) -> bool:
         """Whether an expression is something imported, or an attribute of it."""
@@ -151,6 +181,22 @@ class Script:
                 if name in self.functions and name not in seen:
                     seen.add(name)
                     waiting.append(self.functions[name])
+
+
+def leading_to(goals: Iterable[str], uses: Mapping[str, Iterable[str]]) -> frozenset[str]:
+    """Return the names that use one of some names, or a name that does, and those names."""
+    users: dict[str, list[str]] = {}
+    for name, used in uses.items():
+        for other in used:
+            users.setdefault(other, []).append(name)
+    found: set[str] = set()
+    waiting = list(goals)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += users.get(name, ())
+    return frozenset(found)
 
 
 def words(text: str) -> frozenset[str]:
@@ -237,15 +283,6 @@ def texts(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.Constant, str]]:
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node, node.value
-
-
-def blocks(tree: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Yield every list of statements."""
-    for node in ast.walk(tree):
-        for part in _BLOCKS:
-            block = getattr(node, part, None)
-            if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
-                yield block
 
 
 def imported_modules(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.AST, str]]:

@@ -37,7 +37,10 @@ class ClockOptions(GuardOptions):
         0.5, ge=0, lt=1, description="least claimed time, as a share of the target record's"
     )
     startup_s: float | None = Field(
-        None, gt=0, description="untimed seconds before the first steps, instead of the family's"
+        None,
+        gt=0,
+        description="untimed seconds before the first steps, and after the last line, "
+        "instead of the family's",
     )
     validation_s: float | None = Field(
         None, gt=0, description="untimed seconds for a validation, instead of the family's"
@@ -100,6 +103,12 @@ class ClockGuard(Guard):
                 Level.QUARANTINE,
                 f"{before:.1f} s went by uncounted until step {first.step}; "
                 f"{startup:g} s are usual",
+            )
+        after = result.execution.wall_s - arrivals[-1][0]
+        if startup is not None and after > startup:
+            yield self.found(
+                Level.QUARANTINE,
+                f"the job went on for {after:.1f} s after its last line; {startup:g} s are usual",
             )
         for (at0, one), (at1, other) in pairwise(arrivals):
             hidden = at1 - at0 - (_seconds(other) - _seconds(one))

@@ -14,7 +14,9 @@ from speedkit.plugins.guards import (
     _evaluation_code,
     _literals,
     _metric_print,
+    _printing,
     _reach,
+    _untimed,
 )
 from speedkit.plugins.guards._syntax import Issue, Script, read
 
@@ -23,6 +25,8 @@ RULES: dict[str, Rule] = {
     "reach": _reach.find,
     "bindings": _bindings.find,
     "print": _metric_print.find,
+    "printing": _printing.find,
+    "untimed": _untimed.find,
     "evaluation": _evaluation_code.find,
     "literals": _literals.find,
 }
@@ -65,6 +69,9 @@ class ConstraintsGuard(Guard):
             issues = self._issues(read(code.script), read(start))
         except ValueError as error:
             yield self.found(Level.QUARANTINE, str(error))
+            return
+        except RecursionError:
+            yield self.found(Level.QUARANTINE, "the script is nested too deeply to be read")
             return
         yield from (self.found(issue.level, _text(issue)) for issue in issues)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ UNTIMED_STEPS = 12
 """Steps that ``step_avg`` may leave out: many records do not time the first ten."""
 FIRST_CHECKED = 20
 """Before this step an average over few steps says little."""
+STANDSTILL = 0.1
+"""Least time of steps between two validations, as a share of what is usual."""
 VOCABULARIES = ("vocab_size", "num_vocab")
 
 
@@ -112,6 +115,9 @@ class LogGuard(Guard):
         quickest = min(paces[:-1])
         if paces[-1] < self.options.rush * quickest:
             return f"the last steps took {paces[-1]:.2f} ms each, those before {quickest:.2f} ms"
+        usual = statistics.median(paces)
+        if min(paces) < STANDSTILL * usual:
+            return f"some steps took {min(paces):.2f} ms each, where {usual:.2f} ms are usual"
         return ""
 
     def _implausible(self, curve: Sequence[Metrics], target: float) -> str:

@@ -1,5 +1,0 @@
-"""Let ``python -m speedkit.cli`` be the program."""
-
-from speedkit.cli.main import main
-
-main()
