@@ -18,8 +18,8 @@ from speedkit.core.history import default_run_path
 from speedkit.core.paths import cache_dir
 from speedkit.core.redact import secret_variables
 from speedkit.core.task import Family, Record, Task, builtin_families
+from speedkit.plugins.executors import gpu as nvidia
 from speedkit.plugins.executors import machine, sandbox
-from speedkit.plugins.executors.gpu import query as gpu_query
 
 ANSWER_S = 20
 """Seconds that another program may take to answer."""
@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU that jobs may see; memory in MiB."""
+    """An NVIDIA GPU that jobs may see, or a part of one; memory in MiB, 0 if not known."""
 
     name: str
     memory_mib: int
@@ -251,6 +251,8 @@ def _gpus() -> Finding:
 
 
 def _gpu_text(gpu: Gpu) -> str:
+    if not gpu.memory_mib:
+        return gpu.name
     return f"{gpu.name} ({gpu.memory_mib / 1024:.0f} GiB, driver {gpu.driver})"
 
 
@@ -260,9 +262,10 @@ def visible_gpus() -> tuple[Gpu, ...]:
     Raises:
         SpeedkitError: the tool is there and fails.
     """
-    rows = gpu_query("index", "uuid", "name", "memory.total", "driver_version")
-    gpus = {(row[0], row[1]): Gpu(row[2], _number(row[3]), row[4]) for row in rows}
-    return tuple(gpus[key] for key in _visible(list(gpus)))
+    rows = nvidia.query("index", "uuid", "name", "memory.total", "driver_version")
+    known = {row[1]: Gpu(row[2], _number(row[3]), row[4]) for row in rows}
+    names = nvidia.chosen(rows, os.environ)
+    return tuple(known.get(name, Gpu(f"part of a GPU, {name}", 0, "")) for name in names)
 
 
 def _gpu_count() -> int:
@@ -270,19 +273,6 @@ def _gpu_count() -> int:
         return len(visible_gpus())
     except SpeedkitError:
         return 0
-
-
-def _visible(keys: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Choose as CUDA does: in the order named, up to the first name that fits none."""
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        yield from keys
-        return
-    for name in (part.strip() for part in wanted.split(",")):
-        found = [k for k in keys if name and (k[0] == name or k[1].startswith(name))]
-        if len(found) != 1:
-            return
-        yield found[0]
 
 
 def _number(text: str) -> int:
@@ -425,9 +415,11 @@ def _capable(task: Task) -> Iterator[Finding]:
     matches = (_CAPABILITY.search(n) for r in (task.start, task.target) for n in r.needs)
     needed = max((_release(m[1]) for m in matches if m), default=None)
     try:
-        found = [_release(row[0]) for row in gpu_query("compute_cap")]
+        rows = nvidia.query("index", "uuid", "compute_cap")
     except SpeedkitError:
         return
+    visible = set(nvidia.chosen(rows, os.environ))
+    found = [_release(row[2]) for row in rows if row[1] in visible]
     if needed is None or not found:
         return
     text = f"compute capability {_dotted(min(found))}, {_dotted(needed)} needed"

@@ -66,9 +66,10 @@ def script(path: Path, body: str) -> None:
 
 
 def gpus(tools: Path, count: int, capability: str = "9.0") -> None:
-    """Put a tool in place that lists so many H100."""
+    """Put a tool in place that lists so many H100; the last is as capable as said."""
     rows = "\n".join(f"echo '{k}, GPU-{k}a, {H100}'" for k in range(count))
-    caps = "\n".join(f"echo {capability}" for _ in range(count)) or ":"
+    capabilities = ["9.0"] * (count - 1) + [capability]
+    caps = "\n".join(f"echo '{k}, GPU-{k}a, {capabilities[k]}'" for k in range(count)) or ":"
     script(
         tools / "nvidia-smi",
         f'case "$1" in *compute_cap*)\n{caps}\n;; *)\n{rows or ":"}\n;; esac',
@@ -173,7 +174,10 @@ def test_a_driver_that_fails_is_reported(program, tools):
 
 @pytest.mark.parametrize(
     ("visible", "count"),
-    [(None, 4), ("", 0), ("0,1", 2), ("3", 1), ("GPU-2", 1), ("0,9,1", 1), ("-1", 0)],
+    [
+        *((None, 4), ("", 0), ("0,1", 2), ("3", 1), ("GPU-2", 1), ("0,9,1", 1), ("-1", 0)),
+        *(("MIG-a,MIG-b", 2), ("1,MIG-a", 2)),
+    ],
 )
 def test_hidden_gpus_do_not_count(tools, monkeypatch, visible, count):
     gpus(tools, 4)
@@ -246,6 +250,21 @@ def test_old_gpus(program, tools, big):
     result = program("doctor", big, "--python", torch_of(tools, "2.6.0+cu124"))
     assert result.code == 1
     assert result.out.endswith("cannot run here: task GPU model\n")
+
+
+def test_an_old_gpu_that_is_hidden_is_no_reason_to_refuse(program, tools, big, monkeypatch):
+    gpus(tools, 5, capability="7.5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    result = program("doctor", big, "--python", torch_of(tools, "2.6.0+cu124"), "--json")
+    assert result.code == 0, result.out
+    assert finding(result, "task GPU model")["found"] == "compute capability 9.0, 8.9 needed"
+
+
+def test_parts_of_gpus_are_named(program, tools, monkeypatch):
+    gpus(tools, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-4a7c")
+    found = finding(program("doctor", "--json"), "GPUs")
+    assert (found["state"], found["found"]) == ("ok", "1x part of a GPU, MIG-4a7c")
 
 
 def test_a_missing_script(program, tools, big):

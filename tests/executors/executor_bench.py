@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOption
 
 BOTH = pytest.mark.parametrize("sandbox", ["bwrap", "none"])
 """Runs a test with and without a sandbox."""
+NOBODY = 65526
 WARM = pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 """Runs a test under torchrun, and with ranks forked from a process that has imported torch."""
 
@@ -126,6 +129,26 @@ folder, run_id, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]
 job = Job("job", run_id, folder / "workspace", folder / "logs", "script.py", launcher="python")
 {name}Executor({name}Options(**options)).execute(job, Watch())
 """
+
+
+def as_another_user(folder: Path, act: Callable[[], object]) -> None:
+    """Do something in a folder as a user without rights, to whom the folder is given."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(folder)
+            if os.getuid() == 0:
+                for path in (folder, *folder.rglob("*")):
+                    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            act()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def all_pids() -> list[int]:

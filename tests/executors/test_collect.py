@@ -142,3 +142,16 @@ def test_a_job_is_collected(bench):
     assert done.collected == (bench.log_dir / "collected/logs/run.txt",)
     assert done.collected[0].read_text() == "step:1/1"
     assert done.reason.startswith("'logs/evil.txt' was not collected: ")
+
+
+def test_of_a_file_that_grows_no_more_is_taken_than_it_had(workspace, take, monkeypatch):
+    real = os.fstat
+
+    def earlier(descriptor):
+        state = real(descriptor)
+        return os.stat_result((*state[:6], 4, *state[7:]))
+
+    (workspace / "logs" / "a.txt").write_text("four, and more later")
+    monkeypatch.setattr(collecting.os, "fstat", earlier)
+    assert take("logs/a.txt", max_bytes=10) == (["logs/a.txt"], [])
+    assert (workspace.parent / "collected" / "logs" / "a.txt").read_text() == "four"

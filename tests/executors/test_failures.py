@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 
@@ -156,3 +157,35 @@ Current thread 0x02 (most recent call first):
     error = failures.hang(1, dump, "train.py")
     assert error["message"] == "was in step, train.py line 42"
     assert failures.hang(1, "nothing", "train.py") is None
+
+
+FRAME = '  File "'
+LONG = 64 * 1024
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * LONG,
+        " " * LONG,
+        "  rank : 0 (0)\n" * (LONG // 16),
+        FRAME * (LONG // 8),
+        '\n  File "a", line 1' * (LONG // 19),
+        "Traceback (most recent call last):\n\nDuring handling of the above\n" * (LONG // 64),
+    ],
+    ids=["lines", "blanks", "ranks", "one frame", "frames", "chain"],
+)
+def test_no_text_takes_long_to_read(text):
+    dump = f"Fatal Python error: Aborted\nCurrent thread{text}"
+    began = time.process_time()
+    failures.summary(text)
+    failures.hang(0, dump, "x.py")
+    failures.rank_error(0, 1, text)
+    failures.rank_error(0, -6, dump)
+    assert time.process_time() - began < 1.5
+
+
+def test_numbers_that_no_launcher_writes_are_none():
+    row = "  rank      : {} (local)\n  exitcode  : {} (pid: 1)\n"
+    text = row.format("9" * 5000, 1) + row.format(1, "9" * 5000) + row.format("\u0664", 1)
+    assert failures.summary(text + row.format(2, 3)) == {2: 3}

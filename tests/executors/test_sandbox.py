@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -12,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from executor_bench import as_another_user
 
 from speedkit.core.components import Ending
 from speedkit.core.errors import ExecutorError
@@ -45,7 +48,7 @@ def test_the_selfcheck_passes(bench):
 
 @BWRAP
 def test_the_selfcheck_fails_without_a_sandbox(bench, monkeypatch):
-    """Each attempt is one that can succeed."""
+    """Each attempt is one that can succeed; the size of a file is limited there as well."""
     options = TorchrunOptions
     monkeypatch.setattr(
         selfcheck, "TorchrunOptions", lambda **kw: options(**{**kw, "sandbox": "none"})
@@ -54,7 +57,8 @@ def test_the_selfcheck_fails_without_a_sandbox(bench, monkeypatch):
     failed = {row.name for row in selfcheck.check() if not row.ok}
     always = {"user and rights", "processes", "writing outside", "network", "unix sockets"}
     always |= {"tracing", "kernel doors", "other nodes", "history", "records", "temporary files"}
-    assert failed >= always | {"file size", "number of processes"}
+    assert failed >= always | {"number of processes"}
+    assert "file size" not in failed
     if os.getuid() == 0:
         assert {"passwords", "kernel settings", "namespaces"} <= failed
 
@@ -151,6 +155,51 @@ def test_records_nodes_and_history_in_a_visible_folder_are_masked(bench, tmp_pat
 
 
 @BWRAP
+def test_a_run_in_a_folder_that_is_given_is_masked(bench, tmp_path):
+    """Data that were asked for are seen all the same, even below what is hidden."""
+    root, run = tmp_path / "root", tmp_path / "root" / "run"
+    secrets = [run / "events.jsonl", run / "repo" / "HEAD", run / "nodes" / "0001" / "reply"]
+    secrets += [run / "work" / "other" / "train.py", root / "family" / "hint.md"]
+    workspace, shards = run / "work" / "node", run / "verify" / "shuffled"
+    for path in [*secrets, run / "run.toml", shards / "shard", workspace / "x", root / "public"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (workspace / "data").symlink_to(shards)
+    (workspace / "script.py").write_text(
+        "import json, os, sys\n"
+        "print(json.dumps([open('data/shard').read(), *map(os.path.exists, sys.argv[1:])]))\n"
+    )
+    job = bench.job("", args=[str(path) for path in [root / "public", *secrets]])
+    job = replace(job, readable=(root,), hidden=(root / "family",), workspace=workspace)
+    done = bench.executor().execute(job, bench.watch)
+    assert done.ending is Ending.FINISHED, bench.log("rank0.stderr.log")
+    assert json.loads(bench.watch.texts()[0]) == ["shard", True, *[False] * len(secrets)]
+
+
+@BWRAP
+def test_a_controller_that_closes_its_files_to_others_can_make_one(bench):
+    before = os.umask(0o077)
+    try:
+        found = sandbox._find.__wrapped__(sys.executable, shutil.which("bwrap"))
+        bench.workspace.chmod(0o700)
+        bench.run("import os\nprint(os.getcwd(), os.environ['PWD'])")
+    finally:
+        os.umask(before)
+    assert found.reason == ""
+    assert bench.watch.texts() == [f"{bench.workspace} {bench.workspace}"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root's jobs are another user's")
+@BWRAP
+def test_data_that_jobs_cannot_read_are_refused_with_what_to_do(bench, tmp_path):
+    closed = tmp_path / "closed data"
+    closed.mkdir(0o700)
+    (bench.workspace / "data").symlink_to(closed)
+    with pytest.raises(ExecutorError, match=r"chmod -R a\+rX '.*/closed data'"):
+        bench.run("print('hi')")
+
+
+@BWRAP
 def test_the_network_has_a_name_and_loopback(bench):
     script = """
         import os, pwd, socket
@@ -232,6 +281,31 @@ def test_one_that_does_not_work_is_not_used(no_bwrap, body, reason):
     found = sandbox.find(sys.executable)
     assert found.bwrap is None
     assert reason in found.reason
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root hands files over")
+@BWRAP
+def test_where_files_cannot_be_handed_over_there_is_none(bench, monkeypatch):
+    """As for root in a container that has taken its rights away."""
+
+    def refuse(*arguments, **more):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    found = sandbox._find.__wrapped__(sys.executable, shutil.which("bwrap"))
+    assert found.bwrap is None
+    assert "files cannot be given to another user: [Errno 1]" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"), [(0o4755, {"--perms"}), (0o755, {"--perms", "--size"})]
+)
+def test_one_that_has_the_rights_of_root_is_given_no_sizes(no_bwrap, monkeypatch, mode, options):
+    script = no_bwrap / "bwrap"
+    script.write_text("#!/bin/sh\necho '    --perms OCTAL  x'\necho '    --size BYTES  x'\n")
+    script.chmod(mode)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert sandbox._options(str(script)) == options
 
 
 def test_a_machine_without_a_filter_has_none(monkeypatch):
@@ -356,6 +430,19 @@ def test_compilers_are_shown_with_what_they_belong_to(view, tmp_path, monkeypatc
     seen = mounts.shown(view, sys.executable, env).read_only
     assert {str(tmp_path / "opt/gcc"), str(tmp_path / "home/own")} <= set(seen)
     assert not any(path.startswith(str(tmp_path / "home/tools")) for path in seen)
+
+
+def test_a_folder_of_the_data_that_is_closed_is_passed_over(tmp_path):
+    """As ``lost+found`` of a disk; root may enter any folder, so another user tries."""
+    (tmp_path / "data" / "closed").mkdir(parents=True)
+    (tmp_path / "data" / "open").mkdir()
+    (tmp_path / "data" / "open" / "shard").symlink_to("/etc/hostname")
+
+    def look():
+        os.chmod("data/closed", 0)
+        assert list(mounts._links_out_of("data")) == ["/etc/hostname"]
+
+    as_another_user(tmp_path, look)
 
 
 def test_a_link_in_a_shown_folder_is_left_to_lead_on(tmp_path, view):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 import statistics
 import subprocess
 import sys
@@ -13,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from executor_bench import BOTH, Recorder
+from executor_bench import BOTH, Recorder, as_another_user
 from pydantic import ValidationError
 
 from speedkit.core.components import Ending
 from speedkit.core.errors import ExecutorError
 from speedkit.plugins import executors
+from speedkit.plugins.executors import scratch
 from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOptions
 
 
@@ -105,10 +108,52 @@ def test_temporary_files_go_with_the_job(bench, sandbox):
     assert sandbox == "bwrap" or not folder.parent.exists()
 
 
+@BOTH
+def test_a_workspace_can_be_removed_however_deep_it_is(bench):
+    script = """
+        import os
+        for _ in range(1500):
+            os.mkdir("deeper")
+            os.chdir("deeper")
+        open("file", "w").close()
+    """
+    assert bench.run(script).ending is Ending.FINISHED
+    shutil.rmtree(bench.workspace)
+
+
+def test_what_a_job_has_closed_is_opened_and_no_link_followed(tmp_path):
+    """Root may enter any folder, so another user tries."""
+    outside = tmp_path / "outside"
+    outside.mkdir(0o500)
+    tree = tmp_path / "tree"
+    (tree / "a" / "b" / "c").mkdir(parents=True)
+    (tree / "a" / "b" / "file").touch()
+    (tree / "a" / "link").symlink_to(outside)
+
+    def close_and_remove():
+        for folder, mode in (("a/b/c", 0), ("a/b", 0o500), ("a", 0o300), (".", 0)):
+            os.chmod(f"tree/{folder}", mode)
+        scratch.make_removable("tree")
+        shutil.rmtree("tree")
+
+    as_another_user(tmp_path, close_and_remove)
+    assert not tree.exists()
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+
+
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "hf_token", "AWS_SECRET_ACCESS_KEY", "apikey"])
 def test_secrets_cannot_be_asked_for(name):
     with pytest.raises(ValidationError, match="looks like a secret"):
         TorchrunOptions(env=[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*("log_head_mb", "log_tail_mb", "max_output_mb", "collect_mb"), "max_file_gb", "max_tmp_gb"],
+)
+def test_a_size_without_end_is_refused(name):
+    with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+        TorchrunOptions(**{name: "inf"})
 
 
 # --- causes of failure ------------------------------------------------------------------------
@@ -206,6 +251,20 @@ def test_time_limit_holds_against_a_script_that_ignores_signals(bench):
     assert done.ending is Ending.TIMED_OUT
     assert done.reason == "not finished after 1 s"
     assert bench.ended_s < 3
+
+
+def test_a_file_is_limited_without_a_sandbox_as_well(bench):
+    script = """
+        import errno
+        try:
+            with open("large", "wb") as file:
+                for _ in range(30):
+                    file.write(bytes(1_000_000))
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    """
+    bench.run(script, {"max_file_gb": 0.02, "sandbox": "none"})
+    assert bench.watch.texts() == ["EFBIG"]
 
 
 def test_options_win_over_the_job(bench):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -196,3 +197,17 @@ def test_a_full_disk_ends_the_log_and_not_the_caller(tmp_path, monkeypatch):
     log.write(b"after")
     log.close()
     assert (tmp_path / "log").read_bytes() == b"before "
+
+
+def test_a_disk_that_is_full_only_when_a_log_is_closed_is_no_error(tmp_path, monkeypatch):
+    log = capture.LogFile(str(tmp_path / "log"), head=25, tail=45)
+    log.write(b"all of it")
+    close = os.close
+
+    def full(descriptor):
+        close(descriptor)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(capture.os, "close", full)
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"all of it"

@@ -247,9 +247,11 @@ def test_a_script_cannot_end_its_supervisor_in_the_sandbox(bench, signum):
     assert bench.watch.texts() == ["alive"]
 
 
-def test_a_script_that_ends_its_supervisor_again_is_to_blame(bench):
-    executor = bench.executor({"sandbox": "none"})
-    job = bench.job("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)")
+@BOTH
+def test_a_script_with_which_its_supervisor_ends_again_is_to_blame(bench):
+    bench.watch.on_line = lambda rank, text: os.kill(bench.watch.handles[-1]["pid"], 9)
+    executor = bench.executor()
+    job = bench.job("import time\nprint('hi')\ntime.sleep(60)")
     endings = [executor.execute(job, bench.watch) for _ in range(2)]
     assert [done.ending for done in endings] == [Ending.LOST, Ending.CRASHED]
     assert "2 times: the script is taken to have done it" in endings[1].reason

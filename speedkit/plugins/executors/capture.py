@@ -62,7 +62,8 @@ class LogFile:
             note = f"\n[speedkit: {self._dropped} bytes left out here]\n"
             self._tail[:start] = note.encode()
         self._put(self._tail)
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # Some file systems say only now that they are full.
+            os.close(self._fd)
 
     def _trim(self) -> None:
         surplus = max(0, len(self._tail) - self._tail_size)

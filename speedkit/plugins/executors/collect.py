@@ -124,17 +124,20 @@ def _take(
             elif state.st_size > max_bytes:
                 taken.refuse(path, f"it is larger than {max_bytes // 1_000_000} MB")
             else:
-                taken.files.append(_copy(source, target / path))
+                taken.files.append(_copy(source, target / path, state.st_size))
                 return state.st_size
     except OSError as error:
         taken.refuse(path, error.strerror or "it cannot be read")
     return 0
 
 
-def _copy(source: int, path: Path) -> Path:
+def _copy(source: int, path: Path, size: int) -> Path:
+    """Copy so many bytes, and no more: without a sandbox somebody may still be writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.dup(source), "rb") as reader, path.open("xb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+    with path.open("xb") as writer:
+        while size > 0 and (data := os.read(source, min(size, 1 << 20))):
+            writer.write(data)
+            size -= len(data)
     return path
 
 

@@ -23,8 +23,11 @@ TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above", "The above exception was the direct cause")
 _PREFIX = re.compile(r"^\[rank\d+\]:[ ]?", re.MULTILINE)
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?::.*)?")
-_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
-_SUMMARY = re.compile(r"^\s*rank\s*:\s*(\d+)\s.*\n\s*exitcode\s*:\s*(-?\d+)\s", re.MULTILINE)
+# A script can write any of this: no pattern may take long, and no number be too large.
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)', re.MULTILINE)
+_SUMMARY = re.compile(
+    r"^ *rank *: *(\d{1,6}) .*\n *exitcode *: *(-?\d{1,6}) ", re.ASCII | re.MULTILINE
+)
 
 
 def rank_error(rank: int, status: int | None, stderr: str, error_file: str = "") -> dict[str, Any]:

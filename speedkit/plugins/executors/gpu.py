@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,16 +42,33 @@ def visible(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
             an order that it does not know.
     """
     rows = query("index", "uuid", "pci.bus_id", "name")
-    wanted = environ.get(VARIABLE)
-    if wanted is None:
-        return tuple(_gpu(row) for row in rows)
-    names = [name.strip() for name in wanted.split(",")]
-    if any(map(str.isdigit, names)) and _may_count_otherwise(rows, environ):
+    wanted = environ.get(VARIABLE, "")
+    if any(map(str.isdigit, _split(wanted))) and _may_count_otherwise(rows, environ):
         raise ExecutorError(
             f"{VARIABLE}={wanted} counts GPUs of several models, the fastest first: name them by "
             "their UUID (nvidia-smi -L), or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
-    return tuple(_chosen(rows, names))
+    known = {row[1]: _gpu(row) for row in rows}
+    return tuple(known.get(name, Gpu(name)) for name in chosen(rows, environ))
+
+
+def chosen(rows: Sequence[Sequence[str]], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the names of GPUs, and of parts, that programs with an environment may use.
+
+    CUDA takes them in the order named, up to the first name that fits none.
+
+    Args:
+        rows: what :func:`query` returns for ``index``, ``uuid`` and perhaps more.
+    """
+    wanted = environ.get(VARIABLE)
+    for name in [row[1] for row in rows] if wanted is None else _split(wanted):
+        found = [row[1] for row in rows if name and (row[0] == name or row[1].startswith(name))]
+        if name.startswith(PART):
+            yield name
+        elif len(found) == 1:
+            yield found[0]
+        else:
+            return
 
 
 def used_mb() -> dict[str, float | None]:
@@ -110,16 +127,8 @@ def _gpu(row: list[str]) -> Gpu:
     return Gpu(row[1], row[2][-len("0000:00:00.0") :].lower())
 
 
-def _chosen(rows: list[list[str]], names: list[str]) -> Iterator[Gpu]:
-    """Choose as CUDA does: in the order named, up to the first name that fits none."""
-    for name in names:
-        found = [row for row in rows if name and (row[0] == name or row[1].startswith(name))]
-        if name.startswith(PART):
-            yield Gpu(name)
-        elif len(found) == 1:
-            yield _gpu(found[0])
-        else:
-            return
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
 
 
 def _may_count_otherwise(rows: list[list[str]], environ: Mapping[str, str]) -> bool:

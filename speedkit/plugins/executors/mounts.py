@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from speedkit.core.errors import ExecutorError
@@ -72,7 +73,8 @@ class Shown:
         read_only: source by path.
         masked: folders shown as empty.
         links: target by path.
-        given: source by path, of what the job itself asked for.
+        given: source by path, of what the job itself asked for; an outer path comes before one
+            in it, and one without a source is a folder shown as empty.
         writable: source by path.
     """
 
@@ -97,10 +99,9 @@ def shown(view: View, python: str, env: Mapping[str, str]) -> Shown:
         if os.path.islink(path):
             made.links[path] = os.readlink(path)
     made.links.update(_links(interpreter(python)["executable"], made))
-    made.masked = sorted(set(_masked(made, [*view.hidden, *_hidden(python, view)])))
-    for path in map(str, [*view.readable, *_linked_from(view.workspace)]):
-        for shown_path in [path, *_links_out_of(path)]:
-            _show(made.given, shown_path, made.read_only)
+    hidden = [*view.hidden, *_hidden(python, view)]
+    made.masked = sorted(set(_masked(made.read_only, hidden)))
+    _give(made, [*map(str, view.readable), *_linked_from(view.workspace)], hidden)
     for folder in [view.workspace, *view.writable]:
         made.writable[os.path.abspath(folder)] = os.path.realpath(folder)
     return made
@@ -150,7 +151,9 @@ def is_below(path: str, folder: str) -> bool:
 # --- what is shown --------------------------------------------------------------------------
 
 
-def _show(paths: dict[str, str], path: str | Path, under: Iterable[str] = ()) -> None:
+def _show(
+    paths: dict[str, str], path: str | Path, under: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Add a path if it exists, under its own name and, as links may lead there, its real one.
 
     Args:
@@ -166,8 +169,21 @@ def _show(paths: dict[str, str], path: str | Path, under: Iterable[str] = ()) ->
             paths[place] = real
 
 
-def _is_seen(path: str, places: Iterable[str]) -> bool:
-    return any(is_below(path, place) for place in places)
+def _is_seen(path: str, shown: Mapping[str, str]) -> bool:
+    """Whether a path lies in one that is shown, with none in between that is shown as empty."""
+    nearest = max((place for place in shown if is_below(path, place)), key=len, default="")
+    return bool(shown.get(nearest))
+
+
+def _give(made: Shown, paths: Sequence[str], hidden: Iterable[Path]) -> None:
+    """Show what the job asked for; of what is hidden in it, only what it asked for as well."""
+    asked = [place for path in paths for place in (path, *_links_out_of(path))]
+    for path in asked:
+        _show(made.given, path, made.read_only)
+    made.given.update(dict.fromkeys(_masked(made.given, hidden), ""))
+    for path in asked:
+        _show(made.given, path, made.read_only)
+    made.given = dict(sorted(made.given.items()))
 
 
 def _system() -> list[str]:
@@ -242,7 +258,8 @@ def _linked_from(workspace: Path) -> Iterator[str]:
 
 def _links_out_of(folder: str, depth: int = 2) -> Iterator[str]:
     """What links in a folder of data lead to, if that lies elsewhere, as in a store of blobs."""
-    if not os.path.isdir(folder) or depth < 0:
+    # What the user may not read, as `lost+found` of a disk, no job can read either.
+    if depth < 0 or not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
         return
     for path, _ in _links_in(folder):
         real = os.path.realpath(path)
@@ -263,16 +280,19 @@ def _links_in(folder: str) -> list[tuple[str, str]]:
 
 
 def _hidden(python: str, view: View) -> Iterator[Path]:
-    """The records, other nodes, and what the user has imported."""
+    """The records, other nodes, the history of the run, and what the user has imported."""
     yield _PACKAGE
     yield from (Path(path, "speedkit") for path in interpreter(python)["path"] if path)
     yield cache_dir()
     yield view.workspace.parent
+    yield from (path for path in view.workspace.parents if (path / "run.toml").exists())
 
 
-def _masked(made: Shown, hidden: Iterable[Path]) -> Iterator[str]:
-    """Where hidden folders would be seen; a shown path that lies in one is taken away."""
-    for path in map(os.path.realpath, hidden):
-        for place, source in list(made.read_only.items()):
-            if is_below(path, source) and path != source and os.path.isdir(path):
-                yield os.path.join(place, os.path.relpath(path, source))
+def _masked(shown: Mapping[str, str], hidden: Iterable[Path]) -> list[str]:
+    """Where hidden folders would be seen in what is shown."""
+    return [
+        os.path.join(place, os.path.relpath(path, source))
+        for path in map(os.path.realpath, hidden)
+        for place, source in shown.items()
+        if is_below(path, source) and path != source and os.path.isdir(path)
+    ]

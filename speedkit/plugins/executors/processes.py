@@ -51,6 +51,13 @@ def no_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def limit_files(size: int) -> None:
+    """Limit the size in bytes of a file that this process and its children write."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
 def offer_to_oom_killer() -> None:
     """Let memory that runs out end this process and its children before others."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -192,11 +199,10 @@ def kill(pid: int, signum: int = signal.SIGKILL) -> None:
 
 
 def own_descendants(marker: str) -> set[int]:
-    """Return the pids below this process; zombies that wait for it are collected first.
+    """Return the pids below this process, those of ended ones among them until it waits for them.
 
     Where orphans do not come back to this process, the marker finds them.
     """
-    collect_zombies()
     table = parents()
     found = descendants([os.getpid()], table)
     return found if _LINUX else found | (marked(marker, table) - {os.getpid()})

@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,10 @@ _CHECK = """
 import ctypes, json, os
 print(json.dumps([os.getuid(), os.getpid() < 100, ctypes.CDLL(None).unshare(0x10000000)]))
 """
+
+
+class HandOverError(ExecutorError):
+    """A folder cannot be given to the user that jobs run under."""
 
 
 class Found(NamedTuple):
@@ -118,8 +124,10 @@ def _find(python: str, path: str) -> Found:
     if seccomp.program(platform.machine()) is None:
         return Found(None, reason=f"there is no filter of system calls for {platform.machine()}")
     try:
-        found = Found(path, _ask(path, "--version").split()[-1], _options(_ask(path, "--help")))
+        found = Found(path, _ask(path, "--version").split()[-1], _options(path))
         problem = _try(found, python)
+    except HandOverError as error:
+        problem = f"files cannot be given to another user: {error.__cause__}"
     except (OSError, IndexError, subprocess.SubprocessError) as error:
         problem = f"{path} does not run: {error}"
     return Found(None, reason=problem) if problem else found
@@ -139,8 +147,11 @@ def _ask(bwrap: str, option: str) -> str:
     return done.stdout
 
 
-def _options(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"^\s+(--perms|--size)\b", text, re.MULTILINE))
+def _options(bwrap: str) -> frozenset[str]:
+    """The options that bubblewrap takes: one that runs with root's rights takes no sizes."""
+    known = re.findall(r"^\s+(--perms|--size)\b", _ask(bwrap, "--help"), re.MULTILINE)
+    is_setuid = os.stat(bwrap).st_mode & stat.S_ISUID and os.getuid() != 0
+    return frozenset(known) - {"--size"} if is_setuid else frozenset(known)
 
 
 def _try(found: Found, python: str) -> str:
@@ -214,7 +225,8 @@ def enclose(
         env: environment of the job.
 
     Raises:
-        ExecutorError: the workspace cannot be handed over to the user that jobs run under.
+        HandOverError: the workspace cannot be given to the user that jobs run under.
+        ExecutorError: that user cannot read the data.
     """
     python = command[0]
     uid = UID if os.getuid() == 0 else None
@@ -224,18 +236,16 @@ def enclose(
     for folder in view.writable:
         folder.mkdir(parents=True, exist_ok=True)
     seen = mounts.shown(view, python, env)
+    if uid is not None:
+        _see_that_all_may_read(filter(None, seen.given.values()))
     seen.writable[str(torch)] = str(torch)
     seen.given[str(scratch / "pipes")] = str(scratch / "pipes")
     if uid is not None:
         os.chmod(scratch / "pipes", 0o711)
         for path in seen.writable.values():
             _hand_over(path, uid)
-    arguments = [
-        *_separation(found),
-        *_file_system(found, seen, files, limits),
-        *("--chdir", str(view.workspace)),
-    ]
-    entry = _entry(uid, scratch, limits)
+    arguments = [*_separation(found), *_file_system(found, seen, files, limits)]
+    entry = _entry(uid, view.workspace, scratch, limits)
     start = [python, "-I", "-S", f"{ENTRIES}/sandbox_entry.py", entry, *command]
     bwrap = str(found.bwrap)
     return Enclosed([bwrap, *arguments, "--", *start], str(files["filter"]), _pipe_mode(uid))
@@ -284,10 +294,14 @@ def _file_system(
         yield from ("--ro-bind", str(files[name]), f"/etc/{name}")
     for name in ("sandbox_entry.py", "rank_entry.py", "warm_entry.py"):
         yield from ("--ro-bind", str(_PACKAGE / name), f"{ENTRIES}/{name}")
-    yield from _masks(found, seen)
-    yield from _bind("--ro-bind", seen.given)
+    above = mounts.folders_above([*seen.given, *seen.writable])
+    for path in seen.masked:
+        yield from _mask(found, path, above)
+    for path, source in sorted(seen.given.items()):
+        yield from ("--ro-bind", source, path) if source else _mask(found, path, above)
     yield from _bind("--bind", seen.writable)
-    for path in [*seen.masked, "/dev", "/"]:
+    masks = [*seen.masked, *(path for path, source in seen.given.items() if not source)]
+    for path in [*masks, "/dev", "/"]:
         yield from ("--remount-ro", path)
 
 
@@ -311,22 +325,21 @@ def _folders(found: Found, seen: Shown) -> Iterator[str]:
             yield from (*_perms(found, "0755"), "--dir", path)
 
 
-def _masks(found: Found, seen: Shown) -> Iterator[str]:
-    """Lay empty folders over what is hidden, with what is to be seen below them all the same."""
-    above = mounts.folders_above([*seen.given, *seen.writable])
-    for mask in seen.masked:
-        yield from (*_perms(found, "0755"), "--tmpfs", mask)
-        for path in above:
-            if path != mask and mounts.is_below(path, mask):
-                yield from (*_perms(found, "0755"), "--dir", path)
+def _mask(found: Found, mask: str, above: Iterable[str]) -> Iterator[str]:
+    """Lay an empty folder over what is hidden, with those below it that lead to what is seen."""
+    yield from (*_perms(found, "0755"), "--tmpfs", mask)
+    for path in above:
+        if path != mask and mounts.is_below(path, mask):
+            yield from (*_perms(found, "0755"), "--dir", path)
 
 
 def _perms(found: Found, mode: str) -> list[str]:
     return ["--perms", mode] if "--perms" in found.options else []
 
 
-def _entry(uid: int | None, scratch: Path, limits: Limits) -> str:
+def _entry(uid: int | None, workspace: Path, scratch: Path, limits: Limits) -> str:
     facts = {
+        "folder": str(workspace),
         "pipe": str(scratch / "pipes" / "entry"),
         "home": HOME,
         "uid": uid,
@@ -367,6 +380,17 @@ def _write_files(scratch: Path) -> dict[str, Path]:
     return made
 
 
+def _see_that_all_may_read(paths: Iterable[str]) -> None:
+    for path in paths:
+        mode = os.stat(path).st_mode
+        wanted = 0o005 if stat.S_ISDIR(mode) else 0o004
+        if mode & wanted != wanted:
+            raise ExecutorError(
+                f"{path} is closed to the user that jobs run under: "
+                f"run chmod -R a+rX {shlex.quote(path)}, or set executor.sandbox=none"
+            )
+
+
 def _hand_over(path: str, uid: int) -> None:
     """Make a user the owner of a folder and what is in it, if it is not yet.
 
@@ -380,7 +404,7 @@ def _hand_over(path: str, uid: int) -> None:
                 os.chown(os.path.join(folder, name), uid, uid, follow_symlinks=False)
         os.chown(path, uid, uid)
     except OSError as error:
-        raise ExecutorError(
+        raise HandOverError(
             f"{path} cannot be given to the user that jobs run under ({error.strerror}): use "
             "another disk, or set executor.sandbox=none"
         ) from error

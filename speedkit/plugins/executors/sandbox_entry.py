@@ -1,9 +1,10 @@
 """What the sandbox starts: it gives up the rights it still has, then becomes the job.
 
 Usage: ``sandbox_entry.py FACTS PROGRAM [ARGUMENT]…``. The facts are a JSON object: ``pipe``,
-a named pipe on which it is said that the sandbox stands; ``home``, a folder to make; ``uid``,
-``gid`` and ``groups`` to run under, or null to stay who one is; ``limits``, numbers by the
-name of a limit of the ``resource`` module. Standard library only, and any Python 3.
+a named pipe on which it is said that the sandbox stands; ``home``, a folder to make; ``folder``,
+that to run in; ``uid``, ``gid`` and ``groups`` to run under, or null to stay who one is;
+``limits``, numbers by the name of a limit of the ``resource`` module. Standard library only, and
+any Python 3.
 """
 
 import json
@@ -21,6 +22,9 @@ def main() -> None:
         os.setuid(facts["uid"])
     if os.getuid() == 0 or os.geteuid() == 0:
         sys.exit("the sandbox would run the job as root")
+    # Not before, as root has no right any more to enter what belongs to that user.
+    os.chdir(facts["folder"])
+    os.environ["PWD"] = facts["folder"]
     os.umask(0o022)
     os.makedirs(facts["home"], 0o700, exist_ok=True)
     # After the change of user, whose processes the limit of processes counts.

@@ -1,4 +1,4 @@
-"""The private folder of a job: its pipes, home and temporary files.
+"""Folders that a job writes: its private one with pipes, home and temporary files, and others.
 
 Modules are imported where they are used: a supervisor seldom needs them, and they would
 take a quarter of its start.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+from collections.abc import Iterator
 
 PREFIX = "speedkit-job-"
 """How the folder's name begins."""
+MAX_DEPTH = 64
+"""Folders below one another that are left where they are."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def make() -> str:
@@ -38,18 +43,54 @@ def remove(path: str) -> None:
         return
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
     if os.path.exists(path):
-        _open_up(path)
+        make_removable(path)
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _open_up(path: str) -> None:
-    """Let folders be read and emptied that a job has closed; none is entered by a link."""
-    with contextlib.suppress(OSError):
-        os.chmod(path, 0o700)
-    for folder, names, _ in os.walk(path):
-        for below in (os.path.join(folder, name) for name in names):
-            if not os.path.islink(below):
-                with contextlib.suppress(OSError):
-                    os.chmod(below, 0o700)
+def make_removable(path: str) -> None:
+    """Let a folder that a job has written be removed by plain means.
+
+    Folders in it that were closed are opened. Those that lie so deep that a recursion would not
+    reach their end are moved up into the folder itself. No link is followed.
+    """
+    with contextlib.suppress(OSError), _opened(path, None) as root:
+        deep = _settle(root, root, 0)
+        while deep:
+            with contextlib.suppress(OSError), _opened(deep.pop(), root) as folder:
+                deep += _settle(folder, root, 1)
+
+
+def _settle(folder: int, root: int, depth: int) -> list[str]:
+    """Open what is below a folder; return new names in ``root`` of what lay too deep."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    deep: list[str] = []
+    for name in names:
+        with contextlib.suppress(OSError), _opened(name, folder) as inner:
+            if depth < MAX_DEPTH:
+                deep += _settle(inner, root, depth + 1)
+            else:
+                deep.append(f"deep-{os.urandom(8).hex()}")
+                os.rename(name, deep[-1], src_dir_fd=folder, dst_dir_fd=root)
+    return deep
+
+
+@contextlib.contextmanager
+def _opened(name: str, folder: int | None) -> Iterator[int]:
+    """Open a folder, after its permissions have been changed so that its owner may."""
+    try:
+        descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    except PermissionError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise
+        os.chmod(name, 0o700, dir_fd=folder)
+        descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+            os.fchmod(descriptor, 0o700)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -43,8 +44,8 @@ MAX_BACKLOG = 8 << 20
 """Bytes that may wait for the controller before lines without metrics are dropped."""
 PIPE_SIZE = 1 << 16
 """Bytes written to the controller at once."""
-FLUSH_S = 20.0
-"""Seconds that the controller has to take the result."""
+NO_WORDS = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
+"""What goes wrong in reading words that a script may have written."""
 LINES_PER_S, LINES_AT_ONCE = 100.0, 1000
 """How many lines without metrics are passed on, of rank 0 and of the others together."""
 
@@ -71,6 +72,7 @@ class Order(NamedTuple):
             empty if it makes none.
         pipe_mode: permissions of the named pipes.
         cpus: those that the job may use; none for all that this process may.
+        max_file: bytes of the largest file that it may write; 0 if that is limited elsewhere.
     """
 
     command: Sequence[str]
@@ -91,6 +93,7 @@ class Order(NamedTuple):
     filter: str = ""
     pipe_mode: int = 0o600
     cpus: Sequence[int] = ()
+    max_file: int = 0
 
 
 class Controller:
@@ -120,12 +123,14 @@ class Controller:
         except OSError:
             self._waiting.clear()
 
-    def finish(self, limit_s: float) -> None:
-        """Write everything, unless the controller does not read for so long."""
-        deadline = time.monotonic() + limit_s
+    def finish(self, is_there: Callable[[], bool]) -> None:
+        """Write everything, however long a controller that is there takes to read it.
+
+        It may have been stopped for a while; what it would miss is the end of a whole training.
+        """
         self.flush()
-        while self._waiting and time.monotonic() < deadline:
-            time.sleep(0.005)
+        while self._waiting and is_there():
+            select.select([], [self._fd], [], TICK_S)
             self.flush()
 
 
@@ -136,7 +141,7 @@ class Rank:
         has_begun: whether its process is known to have been started.
         pid: None until the rank has announced itself, and if it had ended by then.
         ended_at: monotonic time at which its process was seen to end.
-        error_file: path that torch gave it for its error; the file may not exist.
+        error_file: path that it says torch gave it for its error; not to be trusted.
     """
 
     def __init__(self, number: int, stdout: Stream, stderr: Stream, reserve: Allowance) -> None:
@@ -252,7 +257,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                preexec_fn=partial(_prepare_launcher, self.order.cpus),
+                preexec_fn=partial(_prepare_launcher, self.order.cpus, self.order.max_file),
                 pass_fds=files,
             )
         self._launcher_pid = self._process.pid
@@ -271,7 +276,7 @@ class Supervisor:
         if self._status is None and self._ending in ("timed_out", "stalled"):
             self._dump_stacks()
         wall_s = time.monotonic() - self._began
-        left = processes.end_all(self._find_descendants, KILL_S)
+        left = processes.end_all(self.find_descendants, KILL_S)
         self._drain()
         self._report(wall_s, left)
         if self._is_orphan:
@@ -311,7 +316,7 @@ class Supervisor:
         if self._status is not None:
             return
         order, now = self.order, time.monotonic()
-        if os.getppid() != order.controller:
+        if not _is_there(order):
             self._become_orphan()
         elif self._bytes > order.max_bytes:
             self._ask("flooded", f"more than {order.max_bytes // 1_000_000} MB of output")
@@ -329,7 +334,8 @@ class Supervisor:
             if self.order.filter:
                 self._status = _inner_status(self._status)
 
-    def _find_descendants(self) -> set[int]:
+    def find_descendants(self) -> set[int]:
+        """Return the pids below this process, after it has collected what has ended."""
         self._collect()
         return processes.own_descendants(self.order.marker)
 
@@ -358,7 +364,7 @@ class Supervisor:
 
     def _on_announcement(self, data: bytes) -> None:
         for line in data.splitlines():
-            with contextlib.suppress(ValueError, LookupError, TypeError):
+            with contextlib.suppress(*NO_WORDS):
                 self._meet(json.loads(line))
 
     def _meet(self, words: Mapping[str, Any]) -> None:
@@ -366,7 +372,7 @@ class Supervisor:
         rank, pid = self._ranks[int(words["rank"])], int(words["pid"])
         if rank.has_begun:
             return
-        rank.error_file = self._own_file(str(words["error_file"]))
+        rank.error_file = str(words["error_file"])
         self._begin(rank, self._outer_pid(pid) if self.order.filter else pid)
 
     def _begin(self, rank: Rank, pid: int | None) -> None:
@@ -376,12 +382,18 @@ class Supervisor:
             self._listen(descriptor, lambda: self._on_rank_ended(rank, descriptor))
 
     def _outer_pid(self, inner: int) -> int | None:
-        return processes.with_inner_pid(inner, self._find_descendants())
+        return processes.with_inner_pid(inner, self.find_descendants())
 
     def _own_file(self, path: str) -> str:
-        """The path of a file in the job's folder; empty if it leads anywhere else."""
+        """The path of a file in the job's folder; empty if it leads anywhere else.
+
+        To be asked when all processes have ended, as a script can change where a path leads.
+        """
         folder = os.path.realpath(self.order.scratch)
-        return path if os.path.realpath(path).startswith(folder + os.sep) else ""
+        with contextlib.suppress(*NO_WORDS):
+            if os.path.realpath(path).startswith(folder + os.sep):
+                return path
+        return ""
 
     def _on_rank_ended(self, rank: Rank, descriptor: int) -> None:
         rank.ended_at = time.monotonic()
@@ -399,7 +411,7 @@ class Supervisor:
 
     def _dump_stacks(self) -> None:
         """Let the ranks say where they are: Python's fault handler writes it on SIGABRT."""
-        own = self._find_descendants()
+        own = self.find_descendants()
         asked = [rank for rank in self._ranks if rank.pid in own and rank.ended_at is None]
         for rank in asked:
             processes.kill(rank.pid or 0, signal.SIGABRT)
@@ -444,7 +456,7 @@ class Supervisor:
             wall_s=round(wall_s, 3),
             left=sorted(left),
         )
-        self.controller.finish(FLUSH_S)
+        self.controller.finish(partial(_is_there, self.order))
 
     def _exit_code(self) -> int | None:
         if self._request is not None or self._status is None or self._status < 0:
@@ -476,7 +488,9 @@ class Supervisor:
         failed = [r for r in self._ranks if self._has_failed(r, status.get(r.number))]
         failed = failed or [r for r in self._ranks if status.get(r.number)]
         return failures.grouped(
-            failures.rank_error(r.number, status.get(r.number), r.stderr.recent, r.error_file)
+            failures.rank_error(
+                r.number, status.get(r.number), r.stderr.recent, self._own_file(r.error_file)
+            )
             for r in sorted(failed, key=self._failed_at)
         )
 
@@ -492,6 +506,11 @@ class Supervisor:
     def _failed_at(self, rank: Rank) -> float:
         times = (rank.stderr.traceback_at, rank.ended_at, float("inf"))
         return next(at for at in times if at is not None)
+
+
+def _is_there(order: Order) -> bool:
+    """Whether the controller lives."""
+    return os.getppid() == order.controller
 
 
 @contextlib.contextmanager
@@ -519,9 +538,11 @@ def _inner_status(status: int) -> int:
     return -number if number in set(signal.Signals) else status
 
 
-def _prepare_launcher(cpus: Iterable[int]) -> None:
+def _prepare_launcher(cpus: Iterable[int], max_file: int) -> None:
     if cpus:
         os.sched_setaffinity(0, cpus)
+    if max_file:
+        processes.limit_files(max_file)
     processes.die_with_parent()
     processes.no_core_dumps()
     processes.offer_to_oom_killer()
@@ -536,12 +557,12 @@ def main() -> int:
         supervisor.start()
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         controller.put("failed", message=str(error))
-        controller.finish(FLUSH_S)
+        controller.finish(partial(_is_there, order))
         return 1
     try:
         supervisor.run()
     finally:
-        processes.end_all(lambda: processes.own_descendants(order.marker), KILL_S)
+        processes.end_all(supervisor.find_descendants, KILL_S)
     return 0
 
 

@@ -56,9 +56,11 @@ END_S = 10.0
 MAX_COLLECTED = 4
 """All collected files together may be so many times as large as one."""
 MAX_LOSSES = 2
-"""So many losses of one job without a sandbox are its script's doing."""
+"""So many losses of one job that a script may have caused are its script's doing."""
 MB = 1_000_000
 GB = 1_000_000_000
+MAX_MB, MAX_GB = 1_000_000_000, 1_000_000
+"""Sizes can be set up to this."""
 _PACKAGE = Path(__file__).resolve().parent
 _RANK_ENTRY = _PACKAGE / "rank_entry.py"
 _WARM_ENTRY = _PACKAGE / "warm_entry.py"
@@ -105,12 +107,16 @@ class TorchrunOptions(Options):
     env: tuple[str, ...] = Field(
         (), description="names of further environment variables that jobs may see"
     )
-    log_head_mb: float = Field(8, ge=0.001, description="MB kept of the start of a stream")
-    log_tail_mb: float = Field(8, ge=0.001, description="MB kept of the end of a stream")
-    max_output_mb: float = Field(
-        10_000, gt=0, description="a job that writes more MB than this is ended"
+    log_head_mb: float = Field(
+        8, ge=0.001, le=MAX_MB, description="MB kept of the start of a stream"
     )
-    collect_mb: float = Field(64, gt=0, description="largest file taken from a job, in MB")
+    log_tail_mb: float = Field(8, ge=0.001, le=MAX_MB, description="MB kept of the end of a stream")
+    max_output_mb: float = Field(
+        10_000, gt=0, le=MAX_MB, description="a job that writes more MB than this is ended"
+    )
+    collect_mb: float = Field(
+        64, gt=0, le=MAX_MB, description="largest file taken from a job, in MB"
+    )
     sandbox: Literal["auto", "bwrap", "none"] = Field(
         "auto", description="keep jobs apart by bubblewrap: where it works, always, or never"
     )
@@ -118,13 +124,15 @@ class TorchrunOptions(Options):
         (), description="further absolute paths that jobs may read in the sandbox"
     )
     max_processes: int = Field(
-        16_384, ge=16, description="processes and threads of a job in the sandbox"
+        16_384,
+        ge=16,
+        description="processes and threads of a job in the sandbox; under root of all jobs at once",
     )
     max_file_gb: float = Field(
-        64, gt=0, description="largest file that a job may write in the sandbox, in GB"
+        64, gt=0, le=MAX_GB, description="largest file that a job may write, in GB"
     )
     max_tmp_gb: float = Field(
-        4, gt=0, description="temporary files of a job in the sandbox, in GB of memory"
+        4, gt=0, le=MAX_GB, description="temporary files of a job in the sandbox, in GB of memory"
     )
 
     @field_validator("env", "readable", mode="before")
@@ -224,6 +232,8 @@ class TorchrunExecutor(Executor):
         folder = str(handle["scratch"])
         processes.end_marked(str(handle["marker"]), folder)
         scratch.remove(folder)
+        if "workspace" in handle:
+            scratch.make_removable(str(handle["workspace"]))
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return processors, accelerators, versions, and how jobs are kept apart and started."""
@@ -309,7 +319,7 @@ class TorchrunExecutor(Executor):
         order = self._order(job, python, found, folder, marker)._replace(cpus=lane.cpus)
         began = time.monotonic()
         process = _start_supervisor(marker, folder)
-        handle = _handle(process.pid, marker, folder)
+        handle = _handle(process.pid, marker, folder, job.workspace)
         result: dict[str, Any] | None = None
         try:
             result = _Conversation(process, job, watch, handle).hold(order)
@@ -317,19 +327,21 @@ class TorchrunExecutor(Executor):
             _leave(process)
             if result is None:
                 self.reap(handle)
+            scratch.make_removable(str(job.workspace))
         if result is not None:
             execution = _execution(result)
         else:
             ending = Ending.CANCELLED if job.cancel.is_set() else Ending.LOST
             wall_s = round(time.monotonic() - began, 3)
             execution = Execution(ending, wall_s=wall_s, reason=_last_words(folder))
-        is_open = found.bwrap is None and (result is None or result["has_begun"])
-        return self._blame(job, execution) if is_open else execution
+        may_be_caused = result is None or (found.bwrap is None and result["has_begun"])
+        return self._blame(job, execution) if may_be_caused else execution
 
     def _blame(self, job: Job, execution: Execution) -> Execution:
         """Take a second loss of one job for its script's doing.
 
-        Without a sandbox a script can end its own supervisor, and would be tried for ever.
+        Without a sandbox a script can end its own supervisor. In one it should not be able to;
+        but a run whose supervisors go down with one script would end at it again and again.
         """
         if execution.ending is not Ending.LOST:
             return execution
@@ -370,6 +382,8 @@ class TorchrunExecutor(Executor):
             log_tail=int(options.log_tail_mb * MB),
             filter=made.filter,
             pipe_mode=made.pipe_mode,
+            # In a sandbox its own first program sets all limits.
+            max_file=int(options.max_file_gb * GB) if found.bwrap is None else 0,
         )
 
     def _enclose(
@@ -558,7 +572,7 @@ def _leave(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _handle(pid: int, marker: str, folder: Path) -> dict[str, Any]:
+def _handle(pid: int, marker: str, folder: Path, workspace: Path) -> dict[str, Any]:
     return {
         "host": processes.host_name(),
         "boot_id": processes.boot_id(),
@@ -566,6 +580,7 @@ def _handle(pid: int, marker: str, folder: Path) -> dict[str, Any]:
         "start_time": processes.start_time(pid),
         "marker": marker,
         "scratch": str(folder),
+        "workspace": str(workspace),
     }
 
 
