@@ -5,6 +5,7 @@
     CHAIN/
       chain.json      what was asked for; never rewritten
       result.json     what came out so far; replaced after every task
+      lock            held by the one controller
       seed-0/
         task-01/      the run directory of the first task
         start-02.py   the script that the second task starts from
@@ -29,7 +30,7 @@ from speedkit.chain import ASKED, RESULT, SCHEMA, Chain, Link, Seed, load, read_
 from speedkit.core.config import RunConfig, check_config, load_config
 from speedkit.core.errors import BudgetReached, RunDirectoryError, UsageError
 from speedkit.core.files import write_atomic, write_json
-from speedkit.core.history import EPOCH, GitHistory, default_run_path
+from speedkit.core.history import EPOCH, GitHistory, default_run_path, holding
 from speedkit.core.plugins import Plugins
 from speedkit.core.task import Family, Task, find_family
 
@@ -108,8 +109,15 @@ def run_chain(
         raise UsageError("a chain needs at least one seed")
     path = Path(out) if out is not None else default_run_path(f"{found.name}-cumulative")
     numbers = range(config.seed, config.seed + seeds)
-    _create(path, {**asked, "seeds": [*numbers], "verified": verified, "go_on": go_on})
-    return _Runner(load(path), found, plugins, watch or Watch()).go()
+    _check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with holding(path):
+        _check_free(path)  # another process may have been quicker
+        write_json(
+            path / ASKED,
+            {**asked, "seeds": [*numbers], "verified": verified, "go_on": go_on},
+        )
+        return _Runner(load(path), found, plugins, watch or Watch()).go()
 
 
 def resume_chain(
@@ -131,8 +139,10 @@ def resume_chain(
     given = {k: v for k, v in raised.items() if v is not None}
     if fixed := sorted(set(given) - set(RAISABLE)):
         raise UsageError(f"a resumed chain keeps its settings; {', '.join(fixed)} cannot change")
-    chain = replace(chain, settings={**chain.settings, **given})
-    return _Runner(chain, find_family(chain.family), plugins, watch or Watch()).go()
+    with holding(chain.path):
+        chain = load(path)  # another controller may just have ended
+        chain = replace(chain, settings={**chain.settings, **given})
+        return _Runner(chain, find_family(chain.family), plugins, watch or Watch()).go()
 
 
 def _task_ids(family: Family, first: int, last: int) -> list[int]:
@@ -172,13 +182,11 @@ def _asked(family: Family, name: str, ids: Sequence[int], config: RunConfig) -> 
     }
 
 
-def _create(path: Path, asked: Mapping[str, Any]) -> None:
+def _check_free(path: Path) -> None:
     if (path / ASKED).exists():
         raise RunDirectoryError(f"{path} is a cumulative speedrun already; --resume {path}")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(p.name != "lock" for p in path.iterdir()):
         raise RunDirectoryError(f"{path} is not empty; choose another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / ASKED, asked)
 
 
 @dataclass

@@ -171,7 +171,7 @@ class _Clock:
 
     def _run_all(self) -> None:
         trials = {index: self._trials(record) for index, record in self.records.items()}
-        with tempfile.TemporaryDirectory(prefix="speedkit-time-") as name:
+        with tempfile.TemporaryDirectory(prefix=".speedkit-time-", dir=self._place()) as name:
             for k in range(1, self.repeats + 1):
                 for index, made in trials.items():
                     timed = self.times[index]
@@ -179,6 +179,10 @@ class _Clock:
                         self._run_one(index, k, made, Path(name))
                     if self.cancel.is_set():
                         return
+
+    def _place(self) -> Path | None:
+        """Where jobs have their files: beside the times, where they run on other machines."""
+        return None if self.local else self.path.parent.absolute()
 
     def _trials(self, record: Record) -> Trials | None:
         """Return what runs a record; None, and the reason noted, where that cannot be."""

@@ -169,6 +169,18 @@ def test_a_task_without_a_valid_node_gives_nothing(chain):
 # --- seeds and results ----------------------------------------------------------------------
 
 
+def test_a_chain_has_one_controller(chain, tmp_path):
+    seen = []
+
+    def again(seed, task, path):
+        with pytest.raises(RunDirectoryError, match="is in use: process") as caught:
+            resume_chain(tmp_path / "chain")
+        seen.append(caught)
+
+    found = chain(last=1, watch=Watch(on_run=again))
+    assert (found.status, len(seen)) == ("finished", 1)
+
+
 def test_seeds_give_mean_and_interval(chain):
     found = chain(seeds=3, seed=5, last=1)
     assert [seed.seed for seed in found.seeds] == [5, 6, 7]

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import speedkit
+from speedkit.core.journal import read_events
 from tests.conftest import TOY
 from tests.kit import grid_parts
 
@@ -64,6 +65,29 @@ def test_json(program, file, tmp_path):
     assert {cell["runs"] for cell in result["comparison"]["cells"]} == {2}
 
 
+def test_flags_lie_over_the_settings_of_a_file(program, file, tmp_path):
+    flags = ("--plugin", "coder=noop", "-o", "scaffold.drafts=1")
+    done = program("sweep", file, *flags, "--out", tmp_path / "s")
+    assert done.code == 0, done.err
+    run = speedkit.core.history.RunDirectory(tmp_path / "s" / "toy-1_scaffold=flat_seed=0")
+    config = run.manifest["config"]
+    assert (config["coder"], config["executor"]) == ("noop", "quick")
+    assert config["options"] == {"scaffold": {"drafts": 1}}
+    assert program("sweep", "--resume", tmp_path / "s").code == 0
+    wrong = program("sweep", "--resume", tmp_path / "s", "--plugin", "coder=tuner")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    wrong = program("sweep", file, "--plugin", "coder")
+    assert (wrong.code, wrong.err) == (2, "error: --plugin coder: write KIND=NAME\n")
+
+
+def test_a_plugin_that_is_loaded_before_the_command_is_kept(program, file, tmp_path, monkeypatch):
+    file.write_text(file.read_text().replace(f'load = ["{grid_parts.NAME}"]\n', ""))
+    done = program("--load", grid_parts.NAME, "sweep", file, "--out", tmp_path / "s")
+    assert done.code == 0, done.err
+    again = program("sweep", "--resume", tmp_path / "s", "--jobs", "2")
+    assert again.code == 0, again.err
+
+
 def test_dry_run_of_a_file(program, file, tmp_path):
     plan = program("sweep", file, "--out", tmp_path / "s", "--dry-run", "--max-hours", "3")
     assert plan.code == 0
@@ -114,7 +138,9 @@ def test_a_failed_run_has_a_line_and_exit_status_1(program, file, tmp_path, beha
     behaviour.on_code = break_one
     done = program("sweep", file, "--out", tmp_path / "s")
     assert done.code == 1
-    assert "failed: toy-1_scaffold=tree_seed=1: RuntimeError: no[31m luck" in done.err
+    (line,) = [one for one in done.err.splitlines() if one.startswith("failed: ")]
+    assert line.startswith("failed: toy-1_scaffold=tree_seed=1: ")
+    assert "RuntimeError: no[31m luck" in line
     assert "runs     3 of 4 over, 1 failed, 0 left" in done.out
     assert "Traceback" not in done.err
     behaviour.reset()
@@ -176,6 +202,11 @@ def jobs_of(folder):
     return found
 
 
+def has_job(journal):
+    """Whether a job has started, by the journal of a run."""
+    return any(event["type"] == "job_started" for event in read_events(journal))
+
+
 def wait_until(condition, limit_s=60.0):
     deadline = time.monotonic() + limit_s
     while not condition():
@@ -183,25 +214,39 @@ def wait_until(condition, limit_s=60.0):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_job_and_says_how_to_go_on(tmp_path, signum):
+@pytest.fixture
+def started(tmp_path):
+    """Return a function that starts a sweep whose jobs take ten minutes, and waits for them."""
     family = tmp_path / "family"
     shutil.copytree(TOY, family)
     script = family / "scripts/slow.py"
     script.write_text("import time\ntime.sleep(600)\n" + script.read_text())
     path = tmp_path / "s"
-    command = [sys.executable, "-m", "speedkit.cli", "ablate", f"{family}/1", "--seeds", "2"]
-    command += ["--jobs", "2", "--out", str(path), "--calibration", "fresh", "--nodes", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_until(
-            lambda: {p.name for p in path.glob("*/events.jsonl")} and len(jobs_of(path)) >= 2
+    processes = []
+
+    def start(jobs, runs):
+        command = [sys.executable, "-m", "speedkit", "ablate", f"{family}/1", "--seeds", "2"]
+        command += ["--jobs", str(jobs), "--out", str(path), "--calibration", "fresh"]
+        command += ["--nodes", "1"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        wait_until(lambda: len(list(path.glob("*/run.toml"))) == 2)
-        process.send_signal(signum)
-        _, err = process.communicate(timeout=60)
-    finally:
+        processes.append(process)
+        wait_until(lambda: sum(map(has_job, path.glob("*/events.jsonl"))) == runs)
+        return process
+
+    start.path = path
+    yield start
+    for process in processes:
         process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_job_and_says_how_to_go_on(started, signum):
+    process, path = started(jobs=2, runs=2), started.path
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"interrupted; to go on: speedkit sweep --resume {path}" in err
     assert "the jobs of 2 runs share this machine" in err
@@ -209,3 +254,34 @@ def test_a_signal_ends_every_job_and_says_how_to_go_on(tmp_path, signum):
     assert not jobs_of(path)
     runs = [p.parent for p in path.glob("*/run.toml")]
     assert {speedkit.open_run(run).status for run in runs} == {"interrupted"}
+
+
+def test_cancel_ends_a_sweep_and_no_sweep_is_ended_by_one_of_its_runs(started, program):
+    process, path = started(jobs=1, runs=1), started.path
+    (run,) = [p.parent for p in path.glob("*/run.toml")]
+    refused = program("cancel", run)
+    assert refused.code == 2
+    assert f"process {process.pid} is at work on other runs too" in refused.err
+    assert f"speedkit cancel {path}" in refused.err
+    assert process.poll() is None
+    done = program("cancel", path)
+    assert (done.code, done.err) == (0, "")
+    assert f"process {process.pid} has ended its jobs and itself" in done.out
+    assert f"to go on: speedkit sweep --resume {path}" in done.out
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not jobs_of(path)
+
+
+def test_cancel_ends_what_a_killed_sweep_left(started, program):
+    process, path = started(jobs=2, runs=2), started.path
+    process.kill()
+    process.communicate()
+    done = program("cancel", path, "--json")
+    assert (done.code, done.json["controller"]) == (0, None)
+    assert sorted(done.json["jobs"]) == sorted(
+        f"{p.parent.name}/calibrate-start-1" for p in path.glob("*/run.toml")
+    )
+    wait_until(lambda: not jobs_of(path))
+    again = program("cancel", path)
+    assert again.out.startswith("nothing was running\n")

@@ -119,6 +119,15 @@ def test_the_limit_on_dollars_holds_for_all_runs_together(key, tmp_path):
     assert len(server.requests) == 12
 
 
+def test_runs_that_a_limit_stopped_go_on_when_the_sweep_has_none_any_more(key, tmp_path):
+    with FakeOpenAI(fewer_steps) as server:
+        result = run_sweep(grid(server, max_tokens=1), out=tmp_path / "s")
+        assert [e.status for e in result.ended.values()] == ["open", "missing"]
+        done = run_sweep(grid(server), out=tmp_path / "s")
+    assert [e.status for e in done.ended.values()] == ["finished"] * 2
+    assert len(server.requests) == 6
+
+
 def test_runs_without_a_model_go_on_when_the_money_is_spent(key, tmp_path):
     with FakeOpenAI(fewer_steps) as server:
         sweep = grid(server, {"model": ["openai/fake", "none"]}, seeds=1, max_cost=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,9 +12,11 @@ import time
 import pytest
 
 import speedkit
-from speedkit.core.errors import ConfigError, RunDirectoryError, UsageError
+from speedkit.core.errors import ConfigError, RunDirectoryError, StopRun, UsageError
 from speedkit.core.interrupt import Interrupt
 from speedkit.core.journal import read_events
+from speedkit.plugins.executors.remote_folder import EventWriter, began
+from speedkit.plugins.executors.remote_job import FileWatch
 from speedkit.sweeping import Watch, compare_arms, make_sweep, plan_sweep, resume_sweep, run_sweep
 from speedkit.sweeping.state import JobClock
 from tests.conftest import TOY
@@ -100,6 +103,27 @@ def test_a_plan_with_other_settings_is_refused(grid, tmp_path):
     assert "nodes = 2" in (tmp_path / "s/sweep.toml").read_text()
 
 
+def test_folders_of_prompts_may_be_varied(grid, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    run_sweep(grid({"prompts": ["short", "long"]}), out=tmp_path / "s")
+    assert statuses(resume_sweep(tmp_path / "s")) == ["finished"] * 2
+
+
+def test_runs_of_scripts_that_have_changed_are_not_mixed_with_others(grid, tmp_path):
+    shutil.copytree(TOY, tmp_path / "toy")
+    task = f"{tmp_path}/toy/1"
+    run_sweep(grid(tasks=[task]), out=tmp_path / "s")
+    script = tmp_path / "toy/scripts/slow.py"
+    text = script.read_text()
+    script.write_text(text.replace("= 100", "= 90"))
+    with pytest.raises(ConfigError, match="the records of toy/1 have changed since"):
+        run_sweep(grid(tasks=[task], seeds=2), out=tmp_path / "s")
+    script.unlink()
+    assert statuses(resume_sweep(tmp_path / "s")) == ["finished"], "what is over needs no script"
+
+
 def test_a_folder_of_something_else_is_refused(grid, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunDirectoryError, match="is not empty"):
@@ -141,7 +165,8 @@ def test_the_failure_of_a_run_is_recorded_and_the_others_go_on(grid, tmp_path, b
     assert statuses(result) == ["finished", "failed", "finished"]
     assert result.exit_code == 1
     ((name, reason),) = result.failed.items()
-    assert reason == "ZeroDivisionError: in the coder"
+    assert "ZeroDivisionError: in the coder" in reason
+    assert "\n" not in reason
     stored = json.loads((tmp_path / "s/failures.json").read_text())
     assert stored[name]["reason"] == reason
     assert "break_one" in stored[name]["details"], "the traceback is kept"
@@ -283,6 +308,20 @@ def test_a_run_that_is_to_end_before_it_began_does_nothing(toy_run, tmp_path):
     assert (tree.status, len(tree)) == ("interrupted", 1)
 
 
+def test_a_run_that_an_observer_ended_is_over_whatever_the_limits(grid, tmp_path, behaviour):
+    def stop(node):
+        if node.id == 1:
+            raise StopRun("enough")
+
+    behaviour.on_node = stop
+    result = run_sweep(grid(scaffold="tree", max_tokens=1000), out=tmp_path / "s")
+    assert statuses(result) == ["stopped"]
+    behaviour.reset()
+    before = journals(tmp_path / "s")
+    assert statuses(resume_sweep(tmp_path / "s")) == ["stopped"]
+    assert journals(tmp_path / "s") == before
+
+
 # --- limits on hours --------------------------------------------------------------------------
 
 
@@ -321,26 +360,30 @@ def event(kind, at, **facts):
     return {"type": kind, "at": at, **facts}
 
 
+def started(at, job, **handle):
+    return event("job_started", at, job=job, handle=handle)
+
+
 def test_the_clock_of_jobs():
     clock = JobClock()
-    clock.apply(event("job_started", 10, job="node-1"))
+    clock.apply(started(10, "node-1"))
     assert clock.seconds(now=14) == 4
     clock.apply(event("node_finished", 15, id=1, wall_s=4.5))
     clock.apply(event("node_finished", 15, id=2, wall_s=None))  # the code of node 1
     assert clock.seconds(now=99) == 4.5
-    clock.apply(event("job_started", 20, job="calibrate-start-1"))
+    clock.apply(started(20, "calibrate-start-1"))
     clock.apply(event("calibration_run", 22, record="start", run=1, wall_s=2))
     assert clock.seconds(now=99) == 6.5
 
 
 def test_the_clock_counts_jobs_that_were_cut_off():
     clock = JobClock()
-    clock.apply(event("job_started", 10, job="node-1"))
-    clock.apply(event("job_started", 10, job="node-2"))
+    clock.apply(started(10, "node-1"))
+    clock.apply(started(10, "node-2"))
     clock.apply(event("run_finished", 13))
     assert clock.seconds(now=99) == 6
     clock.apply(event("run_started", 50))
-    clock.apply(event("job_started", 51, job="node-1"))  # again, from its start
+    clock.apply(started(51, "node-1"))  # again, from its start
     clock.apply(event("node_finished", 55, id=1, wall_s=4))
     clock.apply(event("node_finished", 60, id=2, wall_s=9))  # gone on with: its whole time
     assert clock.seconds(now=99) == 3 + 4 + 9
@@ -348,10 +391,56 @@ def test_the_clock_counts_jobs_that_were_cut_off():
 
 def test_the_clock_of_a_run_that_was_killed():
     clock = JobClock()
-    clock.apply(event("job_started", 10, job="node-1"))
+    clock.apply(started(10, "node-1"))
     clock.apply(event("node_created", 12, id=2))
     clock.close()
     assert clock.seconds(now=99) == 2
+
+
+def test_the_time_between_a_kill_and_the_next_controller_is_nobodys():
+    """The next one tells of what was left before it says that it is there."""
+    clock = JobClock()
+    clock.apply(started(10, "node-1"))
+    clock.apply(started(11, "node-2"))
+    clock.apply(event("node_created", 15, id=3))
+    for job in ("node-1", "node-2"):
+        clock.apply(event("job_ended", 90_000, job=job, ending="lost"))
+    clock.apply(event("model_called", 90_000, call={"status": "lost"}))
+    clock.apply(event("run_started", 90_001))
+    assert clock.seconds(now=90_002) == 5 + 4
+
+
+def test_the_clock_counts_an_attempt_that_was_lost():
+    clock = JobClock()
+    clock.apply(started(10, "node-1"))
+    clock.apply(started(40, "node-1"))
+    clock.apply(event("node_finished", 50, id=1, wall_s=9))
+    assert clock.seconds(now=99) == 30 + 9
+
+
+def test_waiting_in_the_queue_of_an_engine_costs_nothing():
+    begun = {}
+    clock = JobClock(lambda handle: begun.get(handle["folder"]))
+    for job in ("node-1", "node-2", "node-3"):
+        clock.apply(started(10, job, engine="slurm", folder=job))
+    assert clock.seconds(now=100) == 0
+    begun.update({"node-1": 90, "node-2": 95})
+    assert clock.seconds(now=110) == 20 + 15
+    clock.apply(event("node_finished", 120, id=1, wall_s=28))
+    clock.apply(event("run_finished", 130))
+    assert clock.seconds(now=999) == 28 + 35, "one never began, one was cut off"
+    clock.apply(event("run_started", 500))
+    clock.apply(event("node_finished", 510, id=2, wall_s=400))
+    assert clock.seconds(now=999) == 28 + 400, "it was gone on with"
+
+
+def test_when_a_job_began_stands_in_its_folder(tmp_path):
+    handle = {"engine": "slurm", "folder": str(tmp_path)}
+    assert began(handle) is None
+    events = EventWriter(tmp_path / "events.jsonl")
+    FileWatch(events).started({})
+    events.put("line", rank=0, text="hi", at_s=1.0)
+    assert began(handle) == pytest.approx(time.time(), abs=60)
 
 
 # --- comparison -------------------------------------------------------------------------------

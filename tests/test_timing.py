@@ -60,6 +60,16 @@ def test_records_are_run_in_turn(timed):
     assert (third.runs_ms, third.problem) == ((), "it has no script")
 
 
+def test_jobs_have_their_files_where_other_machines_see_them(timed, tmp_path, behaviour):
+    """An executor that may run jobs elsewhere gets no folder for temporary files."""
+    seen = []
+    behaviour.on_job = lambda job: seen.extend([job.workspace, job.log_dir])
+    timed(repeats=1)
+    assert len(seen) == 4
+    assert all(path.is_relative_to(tmp_path) for path in seen)
+    assert [path.name for path in tmp_path.iterdir()] == ["times.json"], "they are gone afterwards"
+
+
 def test_the_file_is_what_figures_read(timed, tmp_path):
     made, _ = timed(repeats=2)
     values = json.loads((tmp_path / "times.json").read_text())

@@ -1,4 +1,4 @@
-"""``speedkit cancel``: end a run and its jobs from outside."""
+"""``speedkit cancel``: end a run, a sweep or a chain, and the jobs of it, from outside."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def command(run: Path, wait: float, as_json: bool) -> None:
     """End the search in the run directory RUN, and its jobs wherever they are.
 
     A controller on this machine is asked to end, as by Ctrl-C. Without one, the jobs that the
-    journal names are ended. The run can be resumed.
+    journal names are ended. RUN may be the directory of a sweep or of a cumulative speedrun
+    as well. All can be resumed.
     """
     from dataclasses import asdict
 
-    from speedkit.cancel import cancel_run
+    from speedkit.cancel import cancel, command_of
 
-    done = cancel_run(run, wait)
+    done = cancel(run, wait)
     if as_json:
         print_json(asdict(done))
         return
@@ -43,4 +44,4 @@ def command(run: Path, wait: float, as_json: bool) -> None:
         echo("nothing was running")
     if done.remote:
         echo(f"the controller on {clean(done.remote)} will stop when it sees that")
-    echo(f"to go on: speedkit run --resume {clean(str(run))}")
+    echo(f"to go on: speedkit {command_of(run)} --resume {clean(str(run))}")

@@ -90,7 +90,7 @@ def command(
                     verified=verified,
                     go_on=go_on,
                     config=config,
-                    plugins=plugins_of(ctx, flags["load"], flags["block"]),
+                    plugins=plugins_of(ctx, config.load, config.block),
                     watch=_watch(view),
                 )
     except KeyboardInterrupt:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from speedkit.cli.common import json_option, plugins_of, print_table
+from speedkit.cli.common import (
+    json_option,
+    option_option,
+    plugin_option,
+    plugins_of,
+    print_table,
+    settings_of,
+)
 from speedkit.cli.text import clean, echo, print_json
 from speedkit.core.errors import UsageError
 
@@ -61,12 +69,16 @@ def sweep_options(command: F) -> F:
 
 @click.command("sweep")
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE.toml]")
+@plugin_option
+@option_option
 @sweep_options
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     file: Path | None,
+    plugin: tuple[str, ...],
+    option: tuple[str, ...],
     out: Path | None,
     resume: Path | None,
     jobs: int | None,
@@ -85,8 +97,8 @@ def command(
     "scaffold.aide.debug_prob" = [0.1, 0.5]
 
     Every run has a directory of its own below --out. Given again, with more tasks, seeds or
-    values in FILE, it runs only what is missing. Exit status: 1 when a run failed, 4 when a
-    limit left something undone.
+    values in FILE, it runs only what is missing. --plugin and -o lie over [base]. Exit status:
+    1 when a run failed, 4 when a limit left something undone.
     """  # noqa: D301 (click's mark for lines that are kept)
     from speedkit.sweeping import read_sweep
 
@@ -94,10 +106,26 @@ def command(
     if sweep is None:
         if file is None:
             raise UsageError("name a file that describes the sweep, or --resume a sweep directory")
-        sweep = read_sweep(file)
-    elif file or out:
-        raise UsageError("--resume goes on with the sweep's own plan; give no FILE and no --out")
+        given = settings_of({"plugin": plugin, "option": option})
+        sweep = read_sweep(file, settings={k: v for k, v in given.items() if v})
+        sweep = _with_plugins(sweep, ctx.find_root().params)
+    elif file or out or plugin or option:
+        raise UsageError("--resume goes on with the sweep's own plan; give no FILE, --out or -o")
     go(ctx, sweep, resume or out, jobs=jobs, **options)
+
+
+def _with_plugins(sweep: Sweep, root: Mapping[str, Any]) -> Sweep:
+    """Return a sweep with what was loaded or blocked before the command's name, kept to resume."""
+    more = {
+        key: list(dict.fromkeys((*sweep.base.get(key, ()), *map(_absolute, names))))
+        for key in ("load", "block")
+        if (names := root.get(key))
+    }
+    return replace(sweep, base={**sweep.base, **more})
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if name.endswith(".py") else name
 
 
 def stored(folder: Path) -> Sweep:

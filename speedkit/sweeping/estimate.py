@@ -19,7 +19,7 @@ from speedkit.core.preview import Prompting, first_prompt, prompt_tokens
 from speedkit.core.search import calibration_runs, takes_reference
 from speedkit.core.task import Task
 from speedkit.sweeping.cells import Cell, check_cells, make_cells
-from speedkit.sweeping.runner import check_folder, is_limited, plugins_of
+from speedkit.sweeping.runner import check_folder, plugins_of
 from speedkit.sweeping.state import OVER, Begun, Status, read_all
 from speedkit.sweeping.sweep import Sweep
 
@@ -139,7 +139,7 @@ def plan_sweep(
     problems += check_cells(cells, plugins, to_run=False)
     if out is not None and not problems:
         check_folder(out, cells)
-        begun, problems = read_all(out, cells, limited=is_limited(sweep.limits))
+        begun, problems = read_all(out, cells)
     if problems:
         raise ConfigError(problems)
     estimator = _Estimator(plugins)

@@ -12,7 +12,6 @@ Everything else is read from the run directories.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import queue
@@ -26,20 +25,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speedkit import api
-from speedkit.core.errors import BudgetReached, ConfigError, RunDirectoryError, SpeedkitError
+from speedkit.core.errors import (
+    BudgetReached,
+    ConfigError,
+    PluginError,
+    RunDirectoryError,
+    SpeedkitError,
+)
 from speedkit.core.files import write_json
 from speedkit.core.history import default_run_path, holding
 from speedkit.core.interrupt import Interrupt, signals_as_interrupt
 from speedkit.core.ledger import Ledger, Totals
 from speedkit.core.plugins import Plugins
 from speedkit.sweeping.cells import Cell, check_cells, make_cells
-from speedkit.sweeping.state import OVER, Begun, JobClock, read_all, read_begun
-from speedkit.sweeping.sweep import FILE, Limits, Sweep, stored_sweep
+from speedkit.sweeping.state import (
+    FAILURES,
+    OVER,
+    Begun,
+    JobClock,
+    read_all,
+    read_begun,
+    read_failures,
+)
+from speedkit.sweeping.sweep import FILE, Sweep, stored_sweep
 
-FAILURES = "failures.json"
 JOB_ENDS = ("node_finished", "calibration_run")
 LOOK_S = 0.5
 """Seconds between two looks at how long jobs have run."""
+CUT = "a limit on the model calls of all runs is reached"
 DISTURBED = (
     "the jobs of {jobs} runs share this machine and disturb each other's timings, so their FSR "
     "cannot be trusted; use --jobs 1, or executor=slurm or ray"
@@ -55,7 +68,7 @@ class Ended:
     Attributes:
         status: ``finished``; ``stopped`` by a limit of its own or an observer; ``failed``;
             ``open`` when it can be resumed; ``missing`` when it has not begun.
-        reason: why it failed, a line.
+        reason: why it failed, or could not go on, a line.
     """
 
     status: Status
@@ -156,7 +169,7 @@ def resume_sweep(
 
     Args:
         jobs: how many runs go on at once, if it is not to be as before.
-        limits: limits given anew, any of those of :class:`Limits`.
+        limits: limits given anew, any of those of :class:`~speedkit.sweeping.Limits`.
     """
     sweep = raised(stored_sweep(Path(path)), jobs, **limits)
     return run_sweep(sweep, out=path, plugins=plugins, watch=watch)
@@ -196,17 +209,12 @@ def _checked(sweep: Sweep, path: Path, plugins: Plugins) -> tuple[list[Cell], di
     begun: dict[str, Begun] = {}
     if not problems:
         check_folder(path, cells)
-        begun, problems = read_all(path, cells, limited=is_limited(sweep.limits))
+        begun, problems = read_all(path, cells)
     left = [c for c in cells if c.name not in begun or begun[c.name].status not in OVER]
     problems = [*check_cells(left, plugins), *problems]
     if problems:
         raise ConfigError(problems)
     return cells, begun
-
-
-def is_limited(limits: Limits) -> bool:
-    """Whether a sweep limits model calls."""
-    return limits.max_cost is not None or limits.max_tokens is not None
 
 
 Note = Callable[[], None]
@@ -238,7 +246,7 @@ class _Runner:
         self._calibrating: dict[str, str] = {}
         keys = (_calibration_key(c) for c in self.cells if self._is_calibrated(c))
         self._known = {key for key in keys if key is not None}
-        self._failures = _read_failures(self.path)
+        self._failures = read_failures(self.path)
 
     def go(self) -> SweepResult:
         """Do what is left."""
@@ -327,9 +335,9 @@ class _Runner:
 
     def _keep_failure(self, name: str, ended: Ended, details: str) -> None:
         known = self._failures.pop(name, None)
-        if ended.status == "failed":
+        if ended.reason:
             self._failures[name] = {"reason": ended.reason, "details": details}
-        if known or ended.status == "failed":
+        if known or ended.reason:
             write_json(self.path / FAILURES, self._failures)
 
     def _look_at_limits(self, waiting: deque[Cell]) -> None:
@@ -389,6 +397,7 @@ class _Runner:
             pass
         except (SpeedkitError, OSError) as error:
             ended = Ended("failed", " ".join(str(error).split()))
+            details = traceback.format_exc() if isinstance(error, PluginError) else ""
         except Exception as error:  # a plugin may raise anything, and the other runs go on
             ended = Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
             details = traceback.format_exc()
@@ -402,7 +411,8 @@ class _Runner:
         if resumed:
             own = {key: getattr(cell.config, key) for key in ("max_cost", "max_tokens")}
             where = {"resume": path, **own}
-        with contextlib.suppress(BudgetReached):
+        was_cut = False
+        try:
             api.run(
                 plugins=self.plugins,
                 on_event=lambda event: self._heard(cell, event),
@@ -411,8 +421,11 @@ class _Runner:
                 purse=self._purse,
                 **where,
             )
-        found = read_begun(path, cell.config, limited=is_limited(self.sweep.limits))
-        return Ended(found.status if found else "missing")
+        except BudgetReached:
+            was_cut = True
+        found = read_begun(path, cell.config, was_cut=was_cut)
+        status: Status = found.status if found else "missing"
+        return Ended(status, CUT if status == "open" else "")
 
     def _heard(self, cell: Cell, event: Mapping[str, Any]) -> None:
         self._clocks[cell.name].apply(event)
@@ -430,14 +443,6 @@ def _calibration_key(cell: Cell) -> str | None:
         return None
     options = json.dumps(config.options.get("executor", {}), sort_keys=True)
     return f"{cell.task} {config.target_loss} {config.executor} {options}"
-
-
-def _read_failures(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((path / FAILURES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 __all__ = ["FAILURES", "Ended", "SweepResult", "Watch", "resume_sweep", "run_sweep"]

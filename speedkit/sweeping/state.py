@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from speedkit.api import RAISABLE, stored_task
+from speedkit.api import RAISABLE, check_scripts, stored_task
 from speedkit.core.config import RunConfig, check_config
-from speedkit.core.errors import ConfigError, SpeedkitError
+from speedkit.core.errors import ConfigError, RunDirectoryError, SpeedkitError
 from speedkit.core.history import RunDirectory
 from speedkit.core.ledger import Totals
 from speedkit.core.run import Run
 from speedkit.core.task import find_task
+from speedkit.plugins.executors.remote_folder import began
 from speedkit.sweeping.cells import Cell
 from speedkit.sweeping.values import NONE
 
 Status = Literal["missing", "open", "finished", "stopped"]
 """``open``: begun and not over. ``stopped``: ended by a limit of its own, or by an observer."""
 OVER = ("finished", "stopped")
+FAILURES = "failures.json"
+"""Runs that could not go on, and why: they failed, or the sweep's limit stopped them."""
 _APART = (*(key for key in RAISABLE if key != "nodes"), "task", "start", "load")
 """Keys that may differ from the plan, or are compared in another way."""
+LOOK_S = 5.0
+"""Seconds between two looks at which of the jobs that wait in an engine's queue have begun."""
+
+
+@dataclass
+class _Job:
+    """A job that has not ended; ``since`` is None while it waits in the queue of an engine."""
+
+    handle: Mapping[str, Any]
+    since: float | None
+
+    def seconds(self, now: float) -> float:
+        return 0.0 if self.since is None else max(0.0, now - self.since)
 
 
 class JobClock:
-    """Adds up how long the jobs of a run took, from its events; any thread may ask."""
+    """Adds up how long the jobs of a run took, from its events; any thread may ask.
 
-    def __init__(self) -> None:
+    Args:
+        began: when a job of an engine began, given its handle; None while it waits for a node,
+            which costs nothing.
+    """
+
+    def __init__(self, began: Callable[[Mapping[str, Any]], float | None] = began) -> None:
         self._lock = threading.Lock()
-        self._open: dict[str, float] = {}
+        self._began = began
+        self._open: dict[str, _Job] = {}
         self._cut: dict[str, float] = {}
         self._done = self._last = 0.0
+        self._look_at = float("-inf")
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Count an event of the journal."""
         kind, at = event["type"], float(event.get("at", self._last))
         with self._lock:
+            if _is_of_the_dead(event):
+                return
             if kind == "job_started":
-                self._done += self._cut.pop(event["job"], 0.0)
-                self._open[event["job"]] = at
+                self._start(event["job"], event["handle"], at)
             elif kind == "node_finished":
                 self._end(f"node-{event['id']}", event["wall_s"])
             elif kind == "calibration_run":
@@ -51,15 +76,27 @@ class JobClock:
                 self._cut_off(at)
             self._last = at
 
-    def _end(self, job: str, wall_s: float | None) -> None:
-        self._open.pop(job, None)
-        cut = self._cut.pop(job, 0.0)  # the same job, if a later controller went on with it
+    def _start(self, name: str, handle: Mapping[str, Any], at: float) -> None:
+        self._look()
+        lost = self._open.pop(name, None)  # an earlier attempt
+        self._done += self._cut.pop(name, 0.0) + (lost.seconds(at) if lost else 0.0)
+        self._open[name] = _Job(handle, None if "engine" in handle else at)
+
+    def _end(self, name: str, wall_s: float | None) -> None:
+        self._open.pop(name, None)
+        cut = self._cut.pop(name, 0.0)  # the same job, if a later controller went on with it
         self._done += cut if wall_s is None else wall_s
 
     def _cut_off(self, at: float) -> None:
-        for job, began in self._open.items():
-            self._cut[job] = max(0.0, at - began)
+        self._look()
+        self._cut |= {name: job.seconds(at) for name, job in self._open.items()}
         self._open.clear()
+
+    def _look(self) -> None:
+        """See which of the waiting jobs have begun."""
+        for job in self._open.values():
+            if job.since is None:
+                job.since = self._began(job.handle)
 
     def close(self) -> None:
         """Count jobs whose end nobody saw up to the last event."""
@@ -69,8 +106,18 @@ class JobClock:
     def seconds(self, now: float) -> float:
         """Return the seconds of all jobs; those that run count up to ``now``, a Unix time."""
         with self._lock:
-            running = sum(max(0.0, now - began) for began in self._open.values())
+            if now > self._look_at:
+                self._look()
+                self._look_at = now + LOOK_S
+            running = sum(job.seconds(now) for job in self._open.values())
             return self._done + sum(self._cut.values()) + running
+
+
+def _is_of_the_dead(event: Mapping[str, Any]) -> bool:
+    """Whether an event tells of what a killed controller left, when that is long over."""
+    if event["type"] == "model_called":
+        return bool(event["call"]["status"] == "lost")
+    return bool(event["type"] == "job_ended")
 
 
 @dataclass(frozen=True)
@@ -93,12 +140,12 @@ class Begun:
         return _totals(self.run)
 
 
-def read_begun(path: Path, config: RunConfig, *, limited: bool) -> Begun | None:
+def read_begun(path: Path, config: RunConfig, *, was_cut: bool) -> Begun | None:
     """Return what is known of a run; None where it has not begun.
 
     Args:
         config: of the run, as the plan has it.
-        limited: whether the sweep has a limit on model calls, which may have stopped the run.
+        was_cut: whether a limit on model calls of the sweep has stopped it.
     """
     if not (path / "run.toml").exists():
         return None
@@ -109,12 +156,13 @@ def read_begun(path: Path, config: RunConfig, *, limited: bool) -> Begun | None:
         clock.apply(event)
     clock.close()
     begun = [n for n in run.tree if n.id != 0 and run.is_finished(n.id)]
-    return Begun(run, _status(run, config, limited), sum(node.counts for node in begun), clock)
+    status = _status(run, config, was_cut)
+    return Begun(run, status, sum(node.counts for node in begun), clock)
 
 
-def _status(run: Run, config: RunConfig, limited: bool) -> Status:
+def _status(run: Run, config: RunConfig, was_cut: bool) -> Status:
     if run.status == "stopped":
-        return "open" if limited and not _at_own_limit(run, config) else "stopped"
+        return "open" if was_cut and not _at_own_limit(run, config) else "stopped"
     return "finished" if run.status == "finished" else "open"
 
 
@@ -134,18 +182,17 @@ def _totals(run: Run) -> Totals:
     return totals
 
 
-def read_all(
-    folder: Path, cells: Sequence[Cell], *, limited: bool
-) -> tuple[dict[str, Begun], list[str]]:
+def read_all(folder: Path, cells: Sequence[Cell]) -> tuple[dict[str, Begun], list[str]]:
     """Return the runs that have begun, by name, and a line for each that cannot be gone on with.
 
-    A run whose configuration is not that of the plan is such a one.
+    A run whose configuration or scripts are not those of the plan is such a one.
     """
     begun, problems = {}, []
+    failures = read_failures(folder)
     for cell in cells:
         path = folder / cell.name
         try:
-            found = read_begun(path, cell.config, limited=limited)
+            found = read_begun(path, cell.config, was_cut=cell.name in failures)
             if found is None:
                 continue
             problems += [f"{path}: {line}" for line in _differences(cell, found.run)]
@@ -153,6 +200,15 @@ def read_all(
         except (SpeedkitError, OSError) as error:
             problems += [f"{path}: {line}" for line in str(error).splitlines()]
     return begun, problems
+
+
+def read_failures(folder: Path) -> dict[str, Any]:
+    """Return what a sweep has noted of runs that could not go on, by name."""
+    try:
+        values = json.loads((folder / FAILURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _differences(cell: Cell, run: Run) -> list[str]:
@@ -170,11 +226,24 @@ def _differences(cell: Cell, run: Run) -> list[str]:
     family = find_task(cell.task).family.root
     if run.task.family.root != family:
         lines.append(f"its family is {run.task.family.root}, the plan says {family}")
-    return lines
+    return [*lines, *_changes(run)]
+
+
+def _changes(run: Run) -> list[str]:
+    """Return a line if scripts of the run's task have changed, as far as they are at hand."""
+    try:
+        check_scripts(run.directory, run.task)
+    except RunDirectoryError as error:
+        return [str(error)]
+    except (SpeedkitError, OSError):
+        return []  # a run that is over needs them no more, and another says so when it begins
+    return []
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=set(_APART))
+    for key in ("prompts", "llm_cache"):  # a run keeps them absolute
+        values[key] = values[key] and str(Path(values[key]).resolve())
     return {**values, "options": {k: v for k, v in values["options"].items() if v}}
 
 

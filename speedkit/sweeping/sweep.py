@@ -142,15 +142,21 @@ def make_sweep(
             "vary": dict(vary or {}),
         },
         environ={} if config is not None else os.environ,
+        settings={},
     )
 
 
-def read_sweep(path: Path, environ: Mapping[str, str] | None = None) -> Sweep:
+def read_sweep(
+    path: Path,
+    environ: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Sweep:
     """Return the sweep that a TOML file asks for.
 
     Args:
         path: of the file.
         environ: lies over ``[base]``; by default the environment of the process.
+        settings: of every run; they lie over both.
 
     Raises:
         UsageError: the file cannot be read.
@@ -163,7 +169,7 @@ def read_sweep(path: Path, environ: Mapping[str, str] | None = None) -> Sweep:
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
         raise UsageError(f"{path}: {error}") from None
     try:
-        return _make(values, os.environ if environ is None else environ)
+        return _make(values, os.environ if environ is None else environ, settings or {})
     except ConfigError as error:
         raise ConfigError([f"{path}: {line}" for line in error.problems]) from None
 
@@ -179,12 +185,14 @@ def stored_sweep(folder: Path) -> Sweep:
     return read_sweep(folder / FILE, environ={})
 
 
-def _make(values: Mapping[str, Any], environ: Mapping[str, str]) -> Sweep:
+def _make(
+    values: Mapping[str, Any], environ: Mapping[str, str], settings: Mapping[str, Any]
+) -> Sweep:
     problems = _shape_problems(values)
     if problems:
         raise ConfigError(problems)
     vary, problems = _vary(values.get("vary", {}))
-    base, first = _base(values.get("base", {}), environ)
+    base, first = _base(values.get("base", {}), environ, settings)
     tasks = _from_axis("task", list(values.get("tasks", [])), vary, problems)
     given = values.get("seeds", 1)
     listed = _from_axis("seed", given if isinstance(given, list) else [], vary, problems)
@@ -281,11 +289,14 @@ def _from_axis(
     return [int(str(v)) for v in varied] if key == "seed" else [str(v) for v in varied]
 
 
-def _base(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], int]:
+def _base(
+    given: Mapping[str, Any], environ: Mapping[str, str], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
     """Return the settings of every run, checked, and the first seed."""
     name = environ.get("SPEEDKIT_CONFIG")
+    file = from_file(Path(name) if name else None)
     merged: dict[str, Any] = {}
-    for layer in (from_file(Path(name) if name else None), given, from_environment(environ)):
+    for layer in (file, given, from_environment(environ), settings):
         merge(merged, _without_none(layer))
     config = check_config(merged)
     base = config.model_dump(mode="json", exclude_unset=True, exclude={"task", "seed"})

@@ -105,6 +105,22 @@ def test_the_job_of_a_killed_controller_is_found_again(bench):
     assert len(events) == 1, "it was started once"
 
 
+def test_a_job_that_no_journal_names_is_ended_before_it_is_run_again(bench):
+    bench.job(SLEEPER)
+    arguments = [str(bench.folder), bench.run_id, json.dumps(bench.options)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert json.loads(process.stdout.readline())["engine"] == "ray"
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    process.communicate()
+    assert bench.survivors()
+    done = bench.run("print('second')")
+    assert (done.ending, bench.watch.texts()) == (Ending.FINISHED, ["second"])
+    wait_for(lambda: not bench.survivors())
+
+
 def test_a_job_that_ray_does_not_know_is_run_again(bench):
     done = bench.run("print('hi')")
     assert done.ending is Ending.FINISHED

@@ -59,6 +59,10 @@ class SlurmBench(EngineBench):
 
         self.watch.on_line = act
 
+    def notes(self):
+        """What the executor has noted of jobs that may be under way."""
+        return list(self.log_dir.rglob(".slurm-submission"))
+
     def submitted(self):
         """How many jobs of this bench Slurm has seen."""
         names = self.slurm.call("squeue", "--states=all", "--noheader", "--format=%j").split()
@@ -249,6 +253,7 @@ def test_the_job_of_a_killed_controller_is_found_again(bench, pause_s):
     ]
     assert [at for _, _, at in bench.watch.lines] == sorted(at for _, _, at in bench.watch.lines)
     assert bench.submitted() == 1
+    assert not bench.notes()
 
 
 def test_a_waiting_job_of_a_killed_controller_is_found_again(bench):
@@ -288,19 +293,41 @@ def test_a_handle_of_another_executor_is_not_adopted(bench):
 
 def test_a_job_that_was_never_recorded_is_ended_before_the_next_is_submitted(bench):
     """The controller died between the submission and the journal."""
+    executor = bench.make()
+    submit = executor.submit
 
-    def die(handle):
+    def die(job, folder):
+        submit(job, folder)
         raise SystemExit
 
-    executor = bench.make()
-    executor.end = lambda handle: None
-    bench.watch.started = die
+    executor.submit = die
     with pytest.raises(SystemExit):
         executor.execute(bench.job(SLEEPER), bench.watch)
     wait_for(lambda: bool(bench.survivors()))
     done = bench.make().execute(bench.job("print('second')"), watch := Recorder())
     assert (done.ending, watch.texts()) == (Ending.FINISHED, ["second"])
     wait_for(lambda: not bench.survivors())
+
+
+def test_a_job_that_no_journal_names_is_ended_before_it_is_run_again(bench):
+    """Such are smoke runs and programs of guards, when their controller is killed."""
+    process, _ = start_controller(bench, SLEEPER)
+    assert process.stdout.readline() == "up\n"
+    kill(process)
+    assert bench.survivors()
+    done = bench.make().execute(bench.job("print('second')"), bench.watch)
+    assert (done.ending, bench.watch.texts()) == (Ending.FINISHED, ["second"])
+    wait_for(lambda: not bench.survivors())
+    assert not bench.notes()
+
+
+def test_a_job_that_nobody_follows_is_ended_with_its_run(bench):
+    process, handle = start_controller(bench, SLEEPER)
+    assert process.stdout.readline() == "up\n"
+    kill(process)
+    assert bench.make().end_all_unrecorded(bench.folder) == (handle["name"],)
+    wait_for(lambda: not bench.survivors())
+    assert bench.make().end_all_unrecorded(bench.folder) == ()
 
 
 # --- Slurm itself is away ---------------------------------------------------------------------
@@ -383,7 +410,7 @@ def test_a_killed_search_goes_on_with_the_job_that_it_started(slurm, tmp_path):
     shutil.copytree(TOY, folder)
     for script in (folder / "scripts").glob("*.py"):
         script.write_text("import time\ntime.sleep(4)\n" + script.read_text())
-    command = [sys.executable, "-m", "speedkit.cli", "run", f"{folder}/1", "--out", str(path)]
+    command = [sys.executable, "-m", "speedkit", "run", f"{folder}/1", "--out", str(path)]
     command += ["--nodes", "1", "--coder", "noop", "--calibration", "reference"]
     command += ["--executor", "slurm", "--display", "none"]
     for name, value in QUICK.items():

@@ -40,7 +40,7 @@ def family(tmp_path):
 
 
 def start(family, out, executor="torchrun", *options):
-    command = [sys.executable, "-m", "speedkit.cli", "run", f"{family}/1", "--out", str(out)]
+    command = [sys.executable, "-m", "speedkit", "run", f"{family}/1", "--out", str(out)]
     command += ["--nodes", "1", "--coder", "tuner", "--calibration", "reference"]
     command += ["--executor", executor, "--display", "none", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -65,7 +65,7 @@ def handles(path):
 
 
 def cli(*arguments):
-    command = [sys.executable, "-m", "speedkit.cli", "cancel", *map(str, arguments)]
+    command = [sys.executable, "-m", "speedkit", "cancel", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -101,7 +101,7 @@ def test_jobs_of_a_killed_controller_are_ended_by_their_handles(family, tmp_path
 def test_a_job_that_a_killed_controller_could_not_record_is_ended_as_well(slurm, toy_run):
     tree = toy_run(nodes=1, executor="slurm", calibration="reference")
     name = f"speedkit-{RunDirectory(tree.path).run_id}-node-2"
-    (tree.path / "nodes" / "0001" / ".slurm-submission").write_text(name)
+    (tree.path / "nodes" / "0001" / ".slurm-submission").write_text(f"{name}\nslurm-1234\n")
     slurm.call("sbatch", "--hold", f"--job-name={name}", "--wrap=sleep 60")
     assert cancel_run(tree.path).jobs == (name,)
     assert not slurm.call("squeue", "--noheader", f"--name={name}").strip()

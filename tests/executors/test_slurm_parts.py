@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from speedkit.core.components import Ending, Job
 from speedkit.core.errors import ExecutorError
-from speedkit.plugins.executors import slurm_commands
+from speedkit.plugins.executors import slurm, slurm_commands
 from speedkit.plugins.executors.remote_folder import JobFolder
 from speedkit.plugins.executors.slurm import (
     SlurmExecutor,
@@ -71,6 +74,8 @@ def test_what_is_not_given_is_left_to_the_cluster_but_for_processors_and_time(jo
         {"memory": "200 GB"},
         {"time": "tomorrow"},
         {"sbatch": ["rm"]},
+        {"sbatch": ["--array=1-3"]},
+        {"sbatch": ["--wait"]},
         {"container_runtime": "docker"},
         {"nodes": 0},
         {"partitoin": "x"},
@@ -163,8 +168,26 @@ def test_the_queue_remembers_fails_softly_and_misses_nobody_too_soon(monkeypatch
     assert queue.state("9", 999, 10) is None, "it was submitted just now"
     clock[0] = 1020.0
     assert queue.state("7", 990, 10) == JobState("RUNNING"), "no answer is no news"
+    assert queue.state("7", 990, 10) == JobState("RUNNING"), "and Slurm is left alone for a while"
+    clock[0] = 1031.0
     assert queue.state("7", 990, 10) == JobState(UNKNOWN)
     assert not answers
+
+
+def test_a_slow_answer_does_not_lose_jobs_that_were_submitted_meanwhile(monkeypatch):
+    """An answer is as old as the question, however long a busy Slurm took for it."""
+    clock = [1000.0]
+
+    def slow(command, extra=()):
+        clock[0] += 30
+        return Answer(0, "7|RUNNING|None\n", "")
+
+    monkeypatch.setattr(slurm_commands, "call", slow)
+    monkeypatch.setattr(slurm_commands.time, "monotonic", lambda: clock[0])
+    queue = Queue()
+    assert queue.state("8", since=1010, max_age_s=10) is None
+    clock[0] += 11
+    assert queue.state("8", since=1010, max_age_s=10) == JobState(UNKNOWN)
 
 
 def test_slurm_is_missed_by_name(monkeypatch, tmp_path):
@@ -189,3 +212,84 @@ def test_keys_do_not_reach_slurm(monkeypatch, tmp_path):
 def test_a_busy_slurm_is_asked_again_and_a_wrong_request_is_not():
     assert Answer(1, "", "sbatch: error: Socket timed out on send/recv operation").is_transient
     assert not Answer(1, "", "sbatch: error: invalid partition specified: x").is_transient
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_full"),
+    [
+        ("AssocMaxSubmitJobLimit", True),
+        ("QOSMaxSubmitJobPerUserLimit", True),
+        ("QOSMaxWallDurationPerJobLimit", False),
+    ],
+)
+def test_a_limit_on_how_many_jobs_there_are_is_not_one_on_what_a_job_may_be(limit, is_full):
+    last = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    answer = Answer(1, "", f"sbatch: error: {limit}\nsbatch: error: {last}")
+    assert (answer.is_full, answer.is_transient) == (is_full, is_full)
+
+
+# --- what Slurm does not take at once ---------------------------------------------------------
+
+AWAY = Answer(1, "", "sbatch: error: Unable to contact slurm controller (connect failure)")
+FULL = Answer(1, "", "sbatch: error: AssocMaxSubmitJobLimit")
+
+
+class Patient(threading.Event):
+    """A cancellation for which nobody waits; it is set after so many times."""
+
+    waits = 0
+    limit = 1000
+
+    def wait(self, timeout=None):
+        self.waits += 1
+        return self.waits >= self.limit
+
+
+@pytest.fixture
+def offered(monkeypatch, tmp_path):
+    """Return a function that offers a job to a Slurm with given answers, and what was asked."""
+    asked = []
+
+    def offer(*answers, cancel=None):
+        left = list(answers)
+
+        def call(command, extra=()):
+            asked.append(command[0])
+            if command[0] != "sbatch":
+                return Answer(0, "", "")
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        monkeypatch.setattr(slurm, "call", call)
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        cancel = cancel or Patient()
+        job = Job("node-1", "run", tmp_path / "work", logs, "s.py", cancel=cancel)
+        return SlurmExecutor()._submitted(job)
+
+    offer.asked = asked
+    return offer
+
+
+def test_a_job_is_offered_until_it_is_taken(offered, tmp_path, caplog):
+    handle = offered(AWAY, FULL, AWAY, Answer(0, "7\n", ""))
+    assert handle["job_id"] == "7"
+    assert offered.asked.count("sbatch") == 4
+    assert offered.asked.count("scancel") == 3, "one that was taken all the same is ended"
+    assert [p.name for p in (tmp_path / "logs").glob("slurm-*")] == [Path(handle["folder"]).name]
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == 2, "each reason is told once"
+    assert told[0].startswith("speedkit: Slurm took no job: Unable to contact slurm controller")
+
+
+def test_a_job_that_is_not_taken_can_be_cancelled(offered, tmp_path):
+    cancel = Patient()
+    cancel.limit = 50
+    assert offered(FULL, cancel=cancel) is None
+    assert offered.asked.count("sbatch") == 50
+    assert not list((tmp_path / "logs").iterdir())
+
+
+def test_a_slurm_that_stays_away_ends_the_run_and_a_full_one_does_not(offered, monkeypatch):
+    monkeypatch.setattr("speedkit.plugins.executors.remote.PATIENCE_S", 0)
+    with pytest.raises(ExecutorError, match=r"Unable to contact slurm controller.* for 0 minutes"):
+        offered(FULL, AWAY)

@@ -13,7 +13,7 @@ NAME = __name__
 
 
 class Behaviour:
-    """What tests set: called with each job, and with each request for code."""
+    """What tests set: called with each job, each request for code, and each finished node."""
 
     def __init__(self):
         self.reset()
@@ -21,6 +21,7 @@ class Behaviour:
     def reset(self):
         self.on_job = lambda job: None
         self.on_code = lambda request: None
+        self.on_node = lambda node: None
         self.wall_s = 0.01
 
 
@@ -70,3 +71,9 @@ def register_executors(register):
 def register_coders(register):
     """Offer the coder."""
     register("fewer", FewerStepsCoder)
+
+
+@speedkit.hookimpl
+def node_finished(node):
+    """Tell of a node."""
+    now.on_node(node)

@@ -104,11 +104,9 @@ class RayExecutor(RemoteExecutor):
                 ray.get(actor.stop.remote(), timeout=END_S + 5)
         ray.kill(actor)
 
-    def end_unrecorded(self, name: str) -> None:
-        """End by its name an actor of which nobody knows."""
-        actor = self._actor(name)
-        if actor is not None:
-            self._connect().kill(actor)
+    def end_unrecorded(self, name: str, folder: JobFolder) -> None:
+        """End by its name an actor of which nobody knows, and its job."""
+        self.end({"name": name, "folder": str(folder.path)})
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return what of the options decides on the hardware, and the versions of the scripts."""

@@ -6,6 +6,9 @@ business, which runs on the node; see :mod:`speedkit.plugins.executors.remote_jo
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import shutil
 import sys
 import time
 from abc import abstractmethod
@@ -18,6 +21,7 @@ from pydantic import Field
 
 from speedkit.core.components import Ending, Execution, Job, RankError, Watch
 from speedkit.core.errors import ExecutorError
+from speedkit.core.files import write_atomic
 from speedkit.plugins.executors import failures, machine
 from speedkit.plugins.executors.remote_folder import (
     EventReader,
@@ -33,6 +37,11 @@ GRACE_S = 120.0
 """Seconds beyond a job's limit after which it is taken for hung, node and all."""
 END_S = 60.0
 """Seconds in which an engine has ended a job, when it is told to."""
+MAX_PAUSE_S = 30.0
+"""Seconds after which an engine that takes no job now is asked again, at the latest."""
+PATIENCE_S = 3600.0
+"""Seconds after which an engine that does not answer is given up; a full one never is."""
+_log = logging.getLogger("speedkit")
 
 
 class RemoteOptions(TorchrunOptions):
@@ -69,6 +78,10 @@ class RemoteExecutor(TorchrunExecutor):
     Options = RemoteOptions
     engine: str
 
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._said: set[str] = set()
+
     @property
     def lanes(self) -> int:
         """How many jobs are submitted at once; the engine places them."""
@@ -101,28 +114,22 @@ class RemoteExecutor(TorchrunExecutor):
         """Free what the engine keeps of a job that has ended."""
 
     @abstractmethod
-    def end_unrecorded(self, name: str) -> None:
-        """End the job of this name, if a controller submitted it just before it was killed."""
+    def end_unrecorded(self, name: str, folder: JobFolder) -> None:
+        """End the job of this name, if there is one, and wait until the engine is rid of it."""
 
     # --- what the controller asks -------------------------------------------------------------
 
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; may be called from several threads at once."""
         job = self._with_options(job)
-        folder = JobFolder.make(job.log_dir, self.engine)
-        folder.write_order(job, self._node_options(), self.nodes_of(job))
-        note = self._note(job)
-        try:
-            handle = self.submit(job, folder)
-        except Rejected as rejected:
-            return Execution(Ending.LOST, reason=str(rejected))
+        handle = self._submitted(job)
+        if handle is None:
+            return Execution(Ending.CANCELLED, reason="cancelled")
         try:
             watch.started(handle)
-            note.unlink(missing_ok=True)
             return self._follow(job, handle, watch)
         except BaseException:
-            folder.ask_to_end()
-            self.end(handle)
+            self.reap(handle)
             raise
 
     def adopt(self, job: Job, handle: Mapping[str, Any], watch: Watch) -> Execution | None:
@@ -145,10 +152,11 @@ class RemoteExecutor(TorchrunExecutor):
         return execution
 
     def reap(self, handle: Mapping[str, Any]) -> None:
-        """End a job that an earlier controller submitted."""
+        """End a job that this or an earlier controller submitted."""
         if handle.get("engine") == self.engine:
             JobFolder(Path(handle["folder"])).ask_to_end()
             self.end(handle)
+            self._drop_note(handle)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return what was asked of the engine, which decides on the hardware, and versions."""
@@ -158,25 +166,73 @@ class RemoteExecutor(TorchrunExecutor):
         return {**facts, **warm, **machine.versions(python)}
 
     def end_all_unrecorded(self, run: Path) -> tuple[str, ...]:
-        """End the jobs below a run directory of which a killed controller left only a note.
+        """End the jobs below a run directory that no journal names, by the notes of them.
+
+        These are what a controller submitted just before it was killed, and smoke runs and
+        programs of guards.
 
         Returns:
             Their names, as the engine knows them.
         """
         notes = sorted(run.rglob(f".{self.engine}-submission"))
-        names = tuple(note.read_text(encoding="utf-8") for note in notes)
-        for note, name in zip(notes, names, strict=True):
-            self.end_unrecorded(name)
-            note.unlink()
-        return names
+        return tuple(map(self._end_noted, notes))
 
-    def _note(self, job: Job) -> Path:
-        """Make a note; while it is there, nobody knows whether a job was submitted."""
+    # --- submitting ---------------------------------------------------------------------------
+
+    def _submitted(self, job: Job) -> dict[str, Any] | None:
+        """Hand a job over as soon as the engine takes it; None if it was cancelled before.
+
+        Raises:
+            ExecutorError: the engine does not take it, or has not answered for long.
+        """
+        deadline, pause_s = time.monotonic() + PATIENCE_S, 1.0
+        while True:
+            folder = JobFolder.make(job.log_dir, self.engine)
+            folder.write_order(job, self._node_options(), self.nodes_of(job))
+            note = self._note(job, folder)
+            try:
+                return self.submit(job, folder)
+            except Rejected as rejected:
+                self._end_noted(note)  # it may have been taken, and only the answer lost
+                shutil.rmtree(folder.path, ignore_errors=True)
+                if not rejected.is_full and time.monotonic() > deadline:
+                    raise ExecutorError(f"{rejected}, for {PATIENCE_S / 60:g} minutes") from None
+                self._say_rejected(str(rejected))
+            if job.cancel.wait(pause_s):
+                return None
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def _say_rejected(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            _log.warning("speedkit: %s; it is asked again until it takes one", reason)
+
+    def _note(self, job: Job, folder: JobFolder) -> Path:
+        """Note what is about to be submitted, until it is over.
+
+        A note that is there already is of a job that a controller left when it was killed.
+        """
         note = job.log_dir / f".{self.engine}-submission"
         if note.exists():
-            self.end_unrecorded(name_of(job))
-        note.write_text(name_of(job), encoding="utf-8")
+            self._end_noted(note)
+        write_atomic(note, f"{name_of(job)}\n{folder.path.name}\n", sync=False)
         return note
+
+    def _end_noted(self, note: Path) -> str:
+        """End the job of a note through its files and by its name, which is returned."""
+        name, _, folder = note.read_text(encoding="utf-8").strip().partition("\n")
+        JobFolder(note.parent / folder).ask_to_end()
+        self.end_unrecorded(name, JobFolder(note.parent / folder))
+        note.unlink(missing_ok=True)
+        return name
+
+    def _drop_note(self, handle: Mapping[str, Any]) -> None:
+        """Forget the note of a job that is over; there may be one of a later submission."""
+        folder = Path(handle["folder"])
+        note = folder.parent / f".{self.engine}-submission"
+        with contextlib.suppress(FileNotFoundError):
+            if note.read_text(encoding="utf-8").endswith(f"\n{folder.name}\n"):
+                note.unlink()
 
     # --- following ----------------------------------------------------------------------------
 
@@ -203,6 +259,7 @@ class RemoteExecutor(TorchrunExecutor):
         following = _Following(job, folder, watch, int(handle.get("nodes", 1)))
         execution = self._hear_out(following, handle)
         self.forget(handle)
+        self._drop_note(handle)
         return self._blame(job, execution) if following.may_blame else execution
 
     def _hear_out(self, following: _Following, handle: Mapping[str, Any]) -> Execution:
@@ -262,7 +319,15 @@ def name_of(job: Job) -> str:
 
 
 class Rejected(Exception):
-    """The engine does not take a job now, and may later."""
+    """The engine does not take a job now, and may later.
+
+    Attributes:
+        is_full: whether that is because it has as many jobs as it may have.
+    """
+
+    def __init__(self, reason: str, *, is_full: bool = False) -> None:
+        super().__init__(reason)
+        self.is_full = is_full
 
 
 class _Following:

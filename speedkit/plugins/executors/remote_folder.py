@@ -153,6 +153,13 @@ class EventReader:
             os.close(fd)
 
 
+def began(handle: Mapping[str, Any]) -> float | None:
+    """When the job of an engine's handle began on its node, a Unix time; None while it waits."""
+    first = next(EventReader(JobFolder(Path(handle["folder"])).events()).read(), {})
+    at = first.get("at") if first.get("event") == "started" else None
+    return float(at) if isinstance(at, (int, float)) else None
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)

@@ -45,7 +45,8 @@ class FileWatch:
 
     def started(self, handle: Mapping[str, Any]) -> None:
         """The script runs."""
-        self._events.put("started", host=processes.host_name(), handle=dict(handle))
+        host = processes.host_name()
+        self._events.put("started", at=time.time(), host=host, handle=dict(handle))
         self._events.sync()
 
     def line(self, rank: int, text: str, at_s: float) -> None:

@@ -32,6 +32,13 @@ from speedkit.plugins.executors.slurm_commands import UNKNOWN, Answer, JobState,
 SPARE_MIN = 10
 """Minutes that Slurm's limit exceeds the job's own by, for set-up and clean-up."""
 _NAME = r"^[A-Za-z0-9_.,+-]+$"
+_OWN = frozenset(
+    {
+        *("--array", "--chdir", "--clusters", "--job-name", "--output", "--parsable", "--quiet"),
+        *("--requeue", "--test-only", "--wait", "--wrap"),
+    }
+)
+"""Options of ``sbatch`` after which a job cannot be found, or is more than one."""
 _LOST = {
     "PREEMPTED": "it was preempted",
     "NODE_FAIL": "a node failed",
@@ -96,6 +103,8 @@ class SlurmOptions(RemoteOptions):
         for one in arguments:
             if not one.startswith("--"):
                 raise ValueError(f"{one!r} is no option: write --name or --name=value")
+            if one.partition("=")[0] in _OWN:
+                raise ValueError(f"{one!r} would keep speedkit from following its jobs")
         return arguments
 
 
@@ -166,9 +175,15 @@ class SlurmExecutor(RemoteExecutor):
                 return
             time.sleep(0.1)
 
-    def end_unrecorded(self, name: str) -> None:
-        """Cancel by its name a job whose id nobody knows."""
+    def end_unrecorded(self, name: str, folder: JobFolder) -> None:
+        """Cancel by its name a job whose id nobody knows, and wait until it is gone."""
         call(["scancel", "--quiet", "--me", f"--name={name}"])
+        deadline = time.monotonic() + END_S
+        while time.monotonic() < deadline:
+            answer = call(["squeue", "--me", "--noheader", f"--name={name}", "--format=%i"])
+            if answer.status != 0 or not answer.out.strip():
+                return
+            time.sleep(0.2)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return what of the options decides on the hardware, and the versions of the scripts.
@@ -190,7 +205,7 @@ class SlurmExecutor(RemoteExecutor):
 def _refusal(answer: Answer) -> Exception:
     text = " ".join(answer.err.replace("sbatch: ", "").replace("error: ", "").split())
     if answer.is_transient:
-        return Rejected(f"Slurm took no job: {text}")
+        return Rejected(f"Slurm took no job: {text}", is_full=answer.is_full)
     return ExecutorError(f"sbatch refused the job: {text}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -35,8 +36,9 @@ UNKNOWN = "UNKNOWN"
 _TRANSIENT = (
     *("Socket timed out", "Unable to contact", "Connection refused", "Zero Bytes were"),
     *("temporarily unable", "Slurm temporarily", "Slurm backup controller", "Resource temporarily"),
-    *("job submit limit", "SubmitLimit", "Transport endpoint", "timed out"),
+    *("job submit limit", "Transport endpoint", "timed out"),
 )
+_POLICY = re.compile(r"\b(?:QOS|Assoc)\w+")  # the limit that a job would break, by Slurm's name
 
 
 class Answer(NamedTuple):
@@ -47,8 +49,19 @@ class Answer(NamedTuple):
     err: str
 
     @property
+    def is_full(self) -> bool:
+        """Whether there are as many jobs as there may be, so that one can be taken later."""
+        return self.status != 0 and any("Submit" in limit for limit in _POLICY.findall(self.err))
+
+    @property
     def is_transient(self) -> bool:
-        """Whether the same command may well succeed in a while."""
+        """Whether the same command may well succeed in a while.
+
+        Slurm's last line is the same for a limit on how many jobs there are and for one on
+        what a job may be, so that the limit's name decides where it is told.
+        """
+        if _POLICY.search(self.err):
+            return self.is_full
         return self.status != 0 and any(text in self.err for text in _TRANSIENT)
 
 
@@ -108,8 +121,8 @@ class Queue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._states: Mapping[str, JobState] = {}
         self._asked_at = float("-inf")
+        self._answer: tuple[float, Mapping[str, JobState]] = (float("-inf"), {})
 
     def state(self, job_id: str, since: float, max_age_s: float) -> JobState | None:
         """Return the state of a job; None while there is no news of it.
@@ -117,23 +130,26 @@ class Queue:
         Args:
             since: monotonic time from which on the job was in the queue, so that it is
                 unknown to Slurm if it is missing later.
-            max_age_s: how old an answer may be.
+            max_age_s: how long ago Slurm was asked last, whether it answered or not.
         """
         if time.monotonic() - self._asked_at > max_age_s and self._lock.acquire(blocking=False):
             try:
                 self._ask()
             finally:
                 self._lock.release()
-        found = self._states.get(job_id)
-        if found is None and self._asked_at > since + FRESH_S:
+        as_of, states = self._answer
+        found = states.get(job_id)
+        if found is None and as_of > since + FRESH_S:
             return JobState(UNKNOWN)
         return found
 
     def _ask(self) -> None:
+        as_of = time.monotonic()  # a slow answer does not know of jobs submitted meanwhile
         answer = call(["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T|%r"])
         if answer.status == 0:
-            self._states = dict(_parse(line) for line in answer.out.splitlines() if "|" in line)
-            self._asked_at = time.monotonic()
+            lines = (line for line in answer.out.splitlines() if "|" in line)
+            self._answer = (as_of, dict(map(_parse, lines)))
+        self._asked_at = time.monotonic()
 
 
 def _parse(line: str) -> tuple[str, JobState]:
