@@ -9,6 +9,7 @@ import click
 
 from speedkit.cli.common import TaskName
 from speedkit.cli.text import clean, echo
+from speedkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from speedkit.records.nanogpt.data import DataReport
@@ -60,8 +61,13 @@ def check(task: str | None, folder: Path | None) -> None:
     from speedkit.core.task import find_task
     from speedkit.records.nanogpt import data
 
-    folder = folder or _own_folder("nanogpt")
-    report = data.check_task(find_task(task), folder) if task else data.check(folder)
+    if task is None:
+        report = data.check(folder or _own_folder("nanogpt"))
+    else:
+        found = find_task(task)
+        if found.family.data.check is None:
+            raise UsageError(f"{found.name} has no shards to check; only tasks of nanogpt have")
+        report = data.check_task(found, folder or _own_folder("nanogpt"))
     _print(report)
     if report.damaged:
         raise click.exceptions.Exit(1)

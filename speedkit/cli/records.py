@@ -24,11 +24,11 @@ from speedkit.core.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from speedkit.core.task import Record, Task
+    from speedkit.core.task import Family, Record, Task
     from speedkit.core.trial import Trial
     from speedkit.timing import RecordTiming, Timing
 
-HEADERS = ("family", "record", "category", "title", "time", "script")
+HEADERS = ("family", "record", "title", "known time", "time", "hints", "needs", "script")
 
 
 class ListByDefault(click.Group):
@@ -60,9 +60,15 @@ def command() -> None:
 @click.argument("family", required=False, type=FamilyName(), metavar="[FAMILY|PATH]")
 @json_option
 def list_records(family: str | None, as_json: bool) -> None:
-    """List the records of FAMILY, of the folder at PATH, or of all built-in families."""
+    """List the records of FAMILY, of the folder at PATH, or of all built-in families.
+
+    The known time is that of the record's announcement, the other the reference time on the
+    family's own hardware. Hints are levels of the task that leads to the record.
+    """
     records = [
-        describe(name, record) for name, found in families(family) for record in found.records
+        describe(name, found, record)
+        for name, found in families(family)
+        for record in found.records
     ]
     if as_json:
         print_json(records)
@@ -70,37 +76,56 @@ def list_records(family: str | None, as_json: bool) -> None:
         print_table([_row(r) for r in records], HEADERS)
 
 
-def describe(family: str, record: Record) -> dict[str, Any]:
-    """Return the facts of a record as JSON values; ``family`` is what it was asked for by."""
+def describe(name: str, family: Family, record: Record) -> dict[str, Any]:
+    """Return the facts of a record as JSON values; ``name`` is what its family was asked for by."""
+    from speedkit.records.nanogpt.importer import record_status
+
+    tasks = [t for t in family.tasks.values() if t.target.index == record.index]
     return {
-        "family": family,
+        "family": name,
         "index": record.index,
         "title": record.title,
         "category": record.category,
         "description": record.description,
         "changes": list(record.changes),
+        "known_time_s": record.known_time_s,
         "time_ms": record.time_ms,
+        "time_note": record.time_note,
         "hardware": record.hardware,
+        "hint_levels": sorted({level for task in tasks for level in task.hint_levels()}),
+        "needs": _needs(record),
         "path": None if record.path is None else str(record.path),
         "has_script": record.has_script(),
+        "state": None if record.path is None else record_status(record).state,
     }
+
+
+def _needs(record: Record) -> list[str]:
+    sizes = " or ".join(map(str, record.world_sizes))
+    return [
+        *([f"torch {record.torch_min} or newer"] if record.torch_min else []),
+        *record.needs,
+        *([f"{sizes} processes"] if sizes else []),
+        *([f"{record.shards} training shards"] if record.shards else []),
+    ]
 
 
 def _row(record: dict[str, Any]) -> list[Any]:
     return [
         one_line(record["family"]),
         record["index"],
-        one_line(record["category"]) or None,
-        one_line(record["title"]),
+        one_line(record["title"], 40),
+        _known_time(record),
         seconds(record["time_ms"]),
-        _at_hand(record),
+        ", ".join(map(str, record["hint_levels"])) or None,
+        one_line("; ".join(record["needs"]), 40) or None,
+        "at hand" if record["state"] == "imported" else record["state"],
     ]
 
 
-def _at_hand(record: dict[str, Any]) -> str | None:
-    if record["path"] is None:
-        return None
-    return "at hand" if record["has_script"] else "missing"
+def _known_time(record: dict[str, Any]) -> str | None:
+    known = record["known_time_s"]
+    return None if known is None else seconds(1000 * known)
 
 
 @command.command("show", short_help="Show a record, or print its script.")
@@ -115,7 +140,7 @@ def show(family: str, index: int, source: bool, as_json: bool) -> None:
     if source:
         _print_source(record.read())
         return
-    facts = describe(name, record)
+    facts = describe(name, found, record)
     facts["tasks"] = [
         f"{name}/{t.id}" for t in found.tasks.values() if index in (t.start.index, t.target.index)
     ]
@@ -134,14 +159,15 @@ def _print_source(text: str) -> None:
 
 def _print_facts(facts: dict[str, Any], scripts_hint: str) -> None:
     echo(f"record       {facts['index']} of {one_line(facts['family'])}: {clean(facts['title'])}")
-    time = seconds(facts["time_ms"]) or "–"
-    where = f" on {clean(facts['hardware'])}" if facts["time_ms"] and facts["hardware"] else ""
-    missing = "" if facts["has_script"] else f" (missing{scripts_hint})"
-    path = "–" if facts["path"] is None else f"{clean(facts['path'])}{missing}"
+    state = "" if facts["state"] == "imported" else f" ({facts['state']}{scripts_hint})"
+    path = "–" if facts["path"] is None else f"{clean(facts['path'])}{state}"
     rows = {
         "category": clean(facts["category"]) or "–",
-        "time": f"{time}{where}",
+        "known time": _known_time(facts) or "–",
+        "time": clean(_reference_time(facts)),
         "tasks": ", ".join(map(clean, facts["tasks"])) or "–",
+        "hints": ", ".join(map(str, facts["hint_levels"])) or "–",
+        "needs": clean("; ".join(facts["needs"])) or "–",
         "script": path,
         "description": clean(facts["description"]).strip() or "–",
     }
@@ -149,6 +175,14 @@ def _print_facts(facts: dict[str, Any], scripts_hint: str) -> None:
         echo(f"{key:<12} {text}")
     for change in facts["changes"]:
         echo(f"  - {clean(change)}")
+
+
+def _reference_time(facts: dict[str, Any]) -> str:
+    time = seconds(facts["time_ms"])
+    if time is None:
+        return "–"
+    where = f" on {facts['hardware']}" if facts["hardware"] else ""
+    return f"{time}{where}" + (f"; {facts['time_note']}" if facts["time_note"] else "")
 
 
 @command.command("diff", short_help="Print the human change of a task.")
@@ -211,12 +245,9 @@ def import_scripts(source: str | None, clock: str, family: str) -> None:
 
     A clone is only read. Without --from the family's own repository is cloned.
     """
-    from speedkit.core.task import find_family
     from speedkit.records.nanogpt.importer import Imported, import_records
 
-    found = find_family(family)
-    if found.scripts != "cache":
-        raise UsageError(f"the scripts of {found.name} stand in {found.root}; nothing to import")
+    found = _imported_family(family)
 
     def tell(one: Imported) -> None:
         notes = f" ({'; '.join(one.notes)})" if one.notes else ""
@@ -232,11 +263,20 @@ def import_scripts(source: str | None, clock: str, family: str) -> None:
 @click.option("--family", default="nanogpt", show_default=True, type=FamilyName())
 def export_scripts(folder: Path, family: str) -> None:
     """Copy the imported scripts to FOLDER, with their originals where they were changed."""
-    from speedkit.core.task import find_family
     from speedkit.records.nanogpt.importer import export_records
 
-    for path in export_records(find_family(family), folder):
+    for path in export_records(_imported_family(family), folder):
         echo(str(path))
+
+
+def _imported_family(name: str) -> Family:
+    from speedkit.core.task import find_family
+
+    family = find_family(name)
+    if family.scripts != "cache":
+        where = f"the scripts of {family.name} stand in {family.root}"
+        raise UsageError(f"{where}; there is nothing to import or to export")
+    return family
 
 
 TIME_HEADERS = ("record", "runs", "median", "sd", "reported", "ratio", "val_loss", "note")

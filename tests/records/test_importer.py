@@ -21,6 +21,7 @@ from speedkit.records.nanogpt.importer import (
     record_status,
     status,
 )
+from tests.records.test_transforms import TRAINER
 
 CLONE = os.environ.get("SPEEDKIT_TEST_MODDED_NANOGPT")
 needs_clone = pytest.mark.skipif(
@@ -159,6 +160,27 @@ def test_what_is_whole_needs_no_clone(clone, family, tmp_path):
     report = import_records(tmp_path / "nowhere", family)
     assert report.source is None
     assert report.stored == ()
+
+
+def test_another_clock_needs_no_clone(clone, tmp_path):
+    (clone / "trainer.py").write_text(TRAINER)
+    git(clone, "add", ".")
+    git(clone, "commit", "-qm", "trainer")
+    family = make_family(tmp_path / "family", git(clone, "rev-parse", "HEAD~2"))
+    with (family.root / "family.toml").open("a", encoding="utf-8") as file:
+        sha256 = hashlib.sha256(TRAINER.encode()).hexdigest()
+        file.write(
+            '[[record]]\nindex = 6\ntitle = "r6"\nscript = "six.py"\ntransform = "record_03"\n'
+            f'source = {{ commit = "{git(clone, "rev-parse", "HEAD")}", path = "trainer.py", '
+            f'last = {len(TRAINER.splitlines())}, sha256 = "{sha256}" }}\n'
+        )
+    family = find_family(str(family.root))
+    import_records(clone, family)
+    assert record_status(family.record(6)).clock == "consistent"
+    report = import_records(tmp_path / "nowhere", family, clock="official")
+    assert [r.record.index for r in report.stored] == [6]
+    assert report.source is None
+    assert record_status(family.record(6)).clock == "official"
 
 
 def test_another_script_is_refused_by_name_and_not_stored(clone, tmp_path):

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from speedkit.records.nanogpt.evaluation import (
     instrument,
     judge,
     read_accounts,
+    recount,
     target_sum,
 )
 from speedkit.records.shards import write_shard
@@ -98,8 +101,8 @@ def test_an_honest_script_is_counted_to_the_token(run, tmp_path):
     counted, report = run(SCRIPT)
     assert [v.tokens for v in counted] == [TOKENS] * 3
     assert [round(v.loss, 4) for v in counted] == [m.val_loss for m in report.curve]
-    expected = target_sum(tmp_path / "data", TOKENS)
-    assert list(judge(counted, report, TOKENS, expected)) == []
+    expected = partial(target_sum, tmp_path / "data")
+    assert list(judge(counted, report, TOKENS, counted, expected)) == []
 
 
 def test_a_script_that_validates_half_and_prints_less_is_seen(run, tmp_path):
@@ -132,8 +135,40 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_said_of_counts(case):
     counted, level = CASES[case]
-    found = list(judge(counted, REPORT, 100, 7))
+    found = list(judge(counted, REPORT, 100, (), lambda tokens: 7))
     assert [f.level for f in found] == ([] if level is None else [level])
+
+
+def test_a_loss_may_be_that_of_rank_0_if_it_read_enough():
+    elsewhere = [replace(v, loss_sum=v.loss_sum + 50) for v in GOOD]
+    (finding,) = judge(elsewhere, REPORT, 100)
+    assert "printed 3.0000, and had 3.5000" in finding.reason
+    assert list(judge(elsewhere, REPORT, 100, GOOD)) == []
+    (finding,) = judge(elsewhere, REPORT, 100, [replace(v, tokens=99) for v in GOOD])
+    assert finding.level is Level.REJECT
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+@pytest.mark.parametrize("printed", [3.0, 3.5])
+def test_honest_shares_of_ranks_are_no_fault(tmp_path, batch, printed):
+    """As records 1 to 3 validate: each rank two batches, twice as many tokens from record 2 on."""
+    tokens = np.arange(100, dtype=np.uint16)
+    write_shard(tmp_path / "data" / "fineweb_val_000000.bin", [tokens], 100)
+    targets = tokens[1:].astype(int)
+    for rank, name in enumerate(accounts(2)):
+        share = np.concatenate([targets[(2 * k + rank) * batch :][:batch] for k in range(2)])
+        row = {
+            "tokens": 2 * batch,
+            "loss_sum": 2 * batch * (3 + rank),
+            "target_sum": int(share.sum()),
+        }
+        (tmp_path / name).write_text(json.dumps({"validations": [row]}))
+    task = SimpleNamespace(
+        start=SimpleNamespace(val_tokens=8), script="t.py", family=find_task("nanogpt/1").family
+    )
+    made = recount(task, {"t.py": SCRIPT}, "2.6.0", 2, tmp_path / "data")
+    report = parse_log([f"step:1/1 val_loss:{printed:.4f} train_time:9ms"])
+    assert list(made.judge([tmp_path / name for name in made.artifacts], report)) == []
 
 
 def test_ranks_are_added_up_and_must_agree(tmp_path):

@@ -9,7 +9,9 @@ import pytest
 
 from speedkit.core.errors import FamilyError, UnknownNameError, UsageError
 from speedkit.core.task import Family, find_family, find_task
+from speedkit.records.nanogpt.data import DataReport
 from speedkit.records.nanogpt.transforms import SETTINGS
+from speedkit.records.shards import Shard
 
 TASKS = [*range(1, 6), *range(7, 21)]
 
@@ -55,10 +57,23 @@ def test_every_record_says_what_it_is(family):
         assert record.script == f"record_{record.index:02d}.py"
 
 
-def test_shards_follow_from_steps_and_batch(family):
+def batches_of_a_shard(index: int, step: int, rank: int) -> int:
+    """Count what the loader of a record takes from a full shard, on one of eight ranks."""
+    position = rank * step // 8 if index < 18 else 0  # later loaders move all ranks together
+    count = 0
+    while count == 0 or position + step + 1 < 10**8:
+        position += step
+        count += 1
+    return count
+
+
+def test_shards_suffice_for_every_rank(family):
     for record in family.records:
-        steps_per_shard = (10**8 - 2) // record.tokens_per_step
-        assert record.shards == math.ceil(record.steps / steps_per_shard), record.index
+        counts = [batches_of_a_shard(record.index, record.tokens_per_step, r) for r in range(8)]
+        assert record.shards == math.ceil(record.steps / min(counts)), record.index
+        full = DataReport(Path(), (Shard(Path(), 10**8),) * record.shards, None)
+        assert record.steps <= full.steps(record.tokens_per_step)
+        assert full.steps(record.tokens_per_step) <= record.shards * min(counts)
 
 
 def test_only_the_first_three_records_are_transformed(family):

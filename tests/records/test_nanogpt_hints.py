@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from speedkit.records.nanogpt.transforms import SETTINGS, transform
+
 HINTS = Path(__file__).parents[2] / "speedkit" / "records" / "nanogpt" / "hints"
 TASKS = [*range(1, 6), *range(7, 21)]
 WORDS = {"1-pseudocode.md": (250, 450), "2-text.md": (320, 460), "3-paper.md": (600, 880)}
@@ -18,17 +20,6 @@ NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?")
 FORBIDDEN = re.compile(
     r"\b(?:hints?|levels? ?[0-3]|diffs?|benchmarks?|speedruns?|modded-nanogpt)\b", re.IGNORECASE
 )
-
-# Records 1 to 3 take their settings as arguments: these belong to the change as the code does.
-ARGUMENTS = {
-    1: """batch_size 32 sequence_length 1024 total_batch_size 262144 num_iterations 24576
-          weight_decay 0.1 learning_rate 0.0015 warmup_iters 256 val_loss_every 128""",
-    2: """batch_size 64 sequence_length 1024 total_batch_size 524288 num_iterations 9536
-          weight_decay 0.1 learning_rate 0.0018 warmup_iters 256 warmdown_iters 2048
-          val_loss_every 128""",
-    3: """batch_size 64 sequence_length 1024 num_iterations 7000 weight_decay 0.1
-          learning_rate 0.0018 warmup_iters 250 warmdown_iters 2000 val_loss_every 128""",
-}
 
 
 def read(task: int, name: str) -> str:
@@ -46,18 +37,20 @@ def code_numbers(code: str) -> set[Decimal]:
 
 
 def script(record: int) -> str:
+    """Return the script of a record as it runs, and as a coder sees it."""
     folder = os.environ.get("SPEEDKIT_TEST_RECORDS")
     if not folder:
         pytest.skip("SPEEDKIT_TEST_RECORDS names no folder with record_XX.py")
-    return Path(folder, f"record_{record:02d}.py").read_text(encoding="utf-8")
+    name = f"record_{record:02d}"
+    source = Path(folder, f"{name}.py").read_text(encoding="utf-8")
+    return transform(name, source)[0] if name in SETTINGS else source
 
 
 def human_change(task: int) -> str:
-    """Changed lines and their context, without file names and line numbers; then the arguments."""
+    """Changed lines and their context, without file names and line numbers."""
     start, target = script(task).splitlines(), script(task + 1).splitlines()
     lines = list(difflib.unified_diff(start, target, lineterm=""))[2:]
-    arguments = [ARGUMENTS.get(task, ""), ARGUMENTS.get(task + 1, "")]
-    return "\n".join([*(line for line in lines if not line.startswith("@@")), *arguments])
+    return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
 def test_numbers_are_found_in_prose_and_code() -> None:

@@ -150,6 +150,16 @@ def test_synth_replaces_its_own_shards_and_no_others(tmp_path):
         data.synth(tmp_path, 1, 100)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"shards": 0}, {"seed": -1}, {"tokens_per_shard": 0}, {"tokens_per_shard": 2**31}]
+)
+def test_synth_refuses_wrong_numbers_before_it_removes_anything(tmp_path, wrong):
+    data.synth(tmp_path, 2, 100)
+    with pytest.raises(UsageError, match="at least 1 shard, of 1 to 2,147,483,647 tokens"):
+        data.synth(tmp_path, **{"shards": 1, "tokens_per_shard": 100, **wrong})
+    assert len(data.check(tmp_path).train) == 2
+
+
 def test_a_run_is_refused_without_data(task, monkeypatch, tmp_path):
     monkeypatch.setenv("SPEEDKIT_NANOGPT_DATA", str(tmp_path))
     with pytest.raises(FamilyError, match="data fetch nanogpt --shards 8"):
@@ -192,7 +202,7 @@ def test_shards_are_counted_in_steps(task, own_cache, shards, enough):
     if enough:
         assert task.data_folder() == folder
     else:
-        with pytest.raises(FamilyError, match="7 training shards suffice for 1,330 of 1,395"):
+        with pytest.raises(FamilyError, match="7 training shards suffice for 1,323 of 1,395"):
             task.data_folder()
         assert task.data_folder(allow_short=True) == folder
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from speedkit.core.errors import FamilyError, SpeedkitError, UsageError
 from speedkit.core.files import write_atomic
 from speedkit.core.task import Record, Task
-from speedkit.records.shards import Shard, ShardError, SyntheticText, read_shard, write_shard
+from speedkit.records.shards import (
+    MAX_TOKENS,
+    Shard,
+    ShardError,
+    SyntheticText,
+    read_shard,
+    write_shard,
+)
 
 DATASET = "kjj0/fineweb10B-gpt2"
 """The public dataset of tokenised FineWeb shards."""
@@ -52,8 +59,13 @@ class DataReport:
     synthetic: bool = False
 
     def steps(self, tokens_per_step: int) -> int:
-        """Steps of training before data repeat; the end of each shard is left out."""
-        return sum((s.tokens - 2) // tokens_per_step for s in self.train)
+        """Steps of training before data repeat on any of eight ranks.
+
+        The end of each shard is left out. In records 1 to 17 a rank leaves a shard by its own
+        position, which is up to 7/8 of a step ahead of the first one's.
+        """
+        ahead = tokens_per_step * 7 // 8 + 2
+        return sum(max(0, s.tokens - ahead) // tokens_per_step for s in self.train)
 
     def shortage(self, record: Record) -> str:
         """Return what is missing for a full run of a record; empty if nothing is."""
@@ -103,7 +115,7 @@ def check_task(task: Task, folder: Path, allow_short: bool = False) -> DataRepor
     report = check(folder)
     if report.damaged:
         raise FamilyError(report.damaged[0])
-    how = f"speedkit data fetch {task.family.name} --shards {_needed(task)}"
+    how = f"speedkit data fetch nanogpt --shards {_needed(task)}"
     if not report.train or report.val is None:
         raise FamilyError(f"no shards for {task.name} in {folder / FOLDER}; run: {how}")
     if allow_short or os.environ.get(ALLOW_SHORT) == "1":
@@ -151,10 +163,14 @@ def synth(
         on_shard: told of each shard, with its number and their count.
 
     Raises:
-        UsageError: the folder holds shards that are not synthetic.
+        UsageError: the folder holds shards that are not synthetic, or a number is out of range.
     """
-    if shards < 1 or tokens_per_shard < 1:
-        raise UsageError("at least one shard of at least one token is needed")
+    sizes = {VAL_FILE: val_tokens or tokens_per_shard}
+    sizes.update((train_file(k), tokens_per_shard) for k in range(1, shards + 1))
+    if shards < 1 or seed < 0 or not all(1 <= tokens <= MAX_TOKENS for tokens in sizes.values()):
+        raise UsageError(
+            f"give at least 1 shard, of 1 to {MAX_TOKENS:,} tokens, and a seed of 0 or more"
+        )
     target = folder / FOLDER
     marked = (target / SYNTHETIC_FILE).is_file()
     if not marked and next(target.glob("fineweb_*.bin"), None) is not None:
@@ -164,8 +180,6 @@ def synth(
     for stale in target.glob("fineweb_*.bin"):
         stale.unlink()
     text = SyntheticText(seed)
-    sizes = {VAL_FILE: val_tokens or tokens_per_shard}
-    sizes.update((train_file(k), tokens_per_shard) for k in range(1, shards + 1))
     for stream, (name, tokens) in enumerate(sizes.items()):
         shard = write_shard(target / name, text.parts(stream, tokens), tokens)
         on_shard(shard, stream + 1, len(sizes))

@@ -6,14 +6,17 @@ run once more below a shim. It stands between the script and the loss functions 
 gradients. It shares a process with the script, so it shows mistakes and simple cheats, and
 proves nothing against a script that looks for it. A loss that is computed by a kernel of the
 script's own is out of its reach, and is reported as nothing counted.
+
+Records 1 and 2 print the loss of rank 0's share of the tokens, later ones the mean over all ranks.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +66,9 @@ def recount(
     """Return the run of a node below the shim, and what is to be said of it afterwards."""
 
     def say(paths: Sequence[Path], report: Report) -> list[Finding]:
-        tokens = task.start.val_tokens or 0
-        return list(judge(read_accounts(paths), report, tokens, target_sum(data, tokens)))
+        counted, alone = read_accounts(paths), read_accounts(paths[:1])
+        expected = lru_cache(maxsize=None)(partial(target_sum, data))
+        return list(judge(counted, report, task.start.val_tokens or 0, alone, expected))
 
     return Recount(instrument(task, files, torch_version), accounts(nproc), say)
 
@@ -108,13 +112,17 @@ def judge(
     counted: Sequence[Validation],
     report: Report,
     val_tokens: int,
-    expected_sum: int | None = None,
+    alone: Sequence[Validation] = (),
+    expected_sum: Callable[[int], int] | None = None,
 ) -> Iterator[Finding]:
     """Yield where a log does not fit what was counted while it was written.
 
     Args:
+        counted: the validations, over all ranks.
         val_tokens: tokens of one validation of the start record.
-        expected_sum: see :func:`target_sum`; None where it is not known.
+        alone: what rank 0 counted; where these are tokens enough, it may print their loss.
+        expected_sum: sum of the targets of so many tokens, see :func:`target_sum`; None
+            where it is not known.
     """
     printed = [m.val_loss for m in report.curve]
     if not counted:
@@ -126,14 +134,16 @@ def judge(
         yield Finding(NAME, Level.REJECT, text)
         return
     for number, (validation, loss) in enumerate(zip(counted, printed, strict=True), 1):
+        losses = [validation.loss]
+        losses += [v.loss for v in alone[number - 1 : number] if v.tokens >= val_tokens]
         if validation.tokens < val_tokens:
             text = f"validation {number} read {validation.tokens} tokens, not {val_tokens}"
             yield Finding(NAME, Level.REJECT, text)
-        elif not abs(validation.loss - loss) <= TOLERANCE:
+        elif not any(abs(known - loss) <= TOLERANCE for known in losses):
             text = f"validation {number} printed {loss:.4f}, and had {validation.loss:.4f}"
             yield Finding(NAME, Level.REJECT, text)
-        elif expected_sum not in (None, validation.target_sum):
-            text = f"validation {number} read other tokens than the first {val_tokens}"
+        elif expected_sum and expected_sum(validation.tokens) != validation.target_sum:
+            text = f"validation {number} read other tokens than the first {validation.tokens}"
             yield Finding(NAME, Level.QUARANTINE, text)
         else:
             continue

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -39,7 +39,8 @@ class RecordStatus:
     """What the cache folder holds of a record.
 
     Attributes:
-        state: ``damaged`` when a stored file is not what was imported.
+        state: ``damaged`` when a stored file is not what was imported; ``imported`` also
+            where the script comes with its family.
         clock: the clock of a transformed script, None for one that runs as imported.
     """
 
@@ -95,7 +96,8 @@ def import_records(
     """Store the scripts of all records, each checked by its sha256.
 
     What is there already and whole is kept, so an import that was cut short goes on where
-    it stopped. A clone is only read: neither its work tree nor its index is touched.
+    it stopped, and another clock needs no clone. A clone is only read: neither its work tree
+    nor its index is touched.
 
     Args:
         source: a clone, or an address to clone from; None for the family's own.
@@ -114,15 +116,14 @@ def import_records(
         if record not in todo and record.script:
             done.append(Imported(record, _path(record), kept=True))
             on_record(done[-1])
-    if not todo:
-        return ImportReport(tuple(done), None)
+    lacking = any(_original(record) is None for record in todo)
     address = str(source or family.upstream or "")
-    with _opened(address) as repo:
+    with _opened(address) if lacking else nullcontext() as repo:
         for record in todo:
             done.append(_import(repo, record, clock))
             on_record(done[-1])
     done.sort(key=lambda imported: imported.record.index)
-    return ImportReport(tuple(done), hide_userinfo(address))
+    return ImportReport(tuple(done), hide_userinfo(address) if lacking else None)
 
 
 def status(family: Family) -> tuple[RecordStatus, ...]:
@@ -134,8 +135,10 @@ def record_status(record: Record) -> RecordStatus:
     """Return whether the script of a record is imported and whole."""
     if not record.has_script():
         return RecordStatus(record, "missing")
-    original = _read(original_path(record))
-    if original is None or not _matches(original, record):
+    if record.source is None:
+        return RecordStatus(record, "imported")
+    original = _original(record)
+    if original is None:
         return RecordStatus(record, "damaged")
     if record.transform is None:
         return RecordStatus(record, "imported")
@@ -201,7 +204,22 @@ def hide_userinfo(text: str) -> str:
 # --- one record -------------------------------------------------------------------------
 
 
-def _import(repo: Repo, record: Record, clock: Clock) -> Imported:
+def _import(repo: Repo | None, record: Record, clock: Clock) -> Imported:
+    path = _path(record)
+    notes: tuple[str, ...] = ()
+    text = _original(record)
+    if text is None:
+        assert repo is not None, "opened where an original is lacking"
+        text = _fetch(repo, record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(original_path(record), text)
+    if record.transform is not None:
+        text, notes = transform(record.transform, text, clock)
+        write_atomic(path, text)
+    return Imported(record, path, kept=False, notes=notes)
+
+
+def _fetch(repo: Repo, record: Record) -> str:
     source = _source(record)
     text = extract(_blob(repo, record, source), source)
     if not _matches(text, record):
@@ -209,14 +227,13 @@ def _import(repo: Repo, record: Record, clock: Clock) -> Imported:
             f"record {record.index}: {source.path} at {source.commit[:12]} is not the script "
             f"of this record (sha256 {_sha256(text)[:12]}… in place of {source.sha256[:12]}…)"
         )
-    path = _path(record)
-    notes: tuple[str, ...] = ()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(original_path(record), text)
-    if record.transform is not None:
-        text, notes = transform(record.transform, text, clock)
-        write_atomic(path, text)
-    return Imported(record, path, kept=False, notes=notes)
+    return text
+
+
+def _original(record: Record) -> str | None:
+    """Return the script as imported, None where it is not there or not the record's."""
+    text = _read(original_path(record))
+    return text if text is not None and _matches(text, record) else None
 
 
 def extract(blob: str, source: Source) -> str:
