@@ -133,7 +133,9 @@ def comparison(out: Path, bootstrap: Bootstrap) -> None:
 
 
 def shown(estimate: Estimate) -> str:
-    """Return a number with its interval."""
+    """Return a number with its interval, if it has one."""
+    if estimate.low != estimate.low:
+        return f"{estimate.value:.2f} (no interval)"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from speedkit.analysis.columns import INVALID, MISSING, RESULTS, VALID, Column
+from speedkit.analysis.columns import INVALID, MISSING, RECORD, RESULTS, STARTS, VALID, Column
 from speedkit.analysis.reading import VERDICTS, Row
 from speedkit.core.files import printable
 from speedkit.core.metrics import MAX_TIME_MS, fsr
@@ -20,7 +20,7 @@ MAX_NUMBER = 1e15
 FSR_TOLERANCE = 0.01
 """How much a given FSR may differ from that of the given times, since both may be rounded."""
 MAY_BE_NEGATIVE = frozenset({"fsr", "verified_fsr", "verified_low", "verified_high"})
-CHOICES = {"result": RESULTS, "status": STATUSES, "verdict": VERDICTS}
+CHOICES = {"result": RESULTS, "status": STATUSES, "verdict": VERDICTS, "start": STARTS}
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _TASK = re.compile(r"([a-z][a-z0-9_-]*)/([1-9][0-9]{0,8})")
@@ -52,7 +52,7 @@ def parse_cell(column: Column, text: str) -> Any:
     if not text.strip():
         return None
     if column.kind == "text":
-        return check_value(column, unguarded(text))
+        return check_value(column, unguarded(text.strip(" ")))
     bare = text.strip()
     if len(bare) > 40 or not _NUMBER.fullmatch(bare):
         raise CellError(f"{_shown(text)} is no number; write it like 12 or -0.25, without units")
@@ -122,6 +122,7 @@ def check_row(values: Mapping[str, Any]) -> Row:
     row: Row = {k: v for k, v in values.items() if v is not None}
     row |= _whole_task(row)
     row.setdefault("status", "finished")
+    row.setdefault("start", RECORD)
     row |= _whole_fsr(row)
     _check_result(row)
     return row

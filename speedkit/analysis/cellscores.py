@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from speedkit.analysis.columns import INVALID, MISSING, OVER
 
 FACTORS = (
-    *("scaffold", "coder", "model", "hints", "knowledge", "task", "family"),
+    *("scaffold", "coder", "model", "hints", "knowledge", "start", "task", "family"),
     *("model_asked", "name", "source", "calibration", "gate", "speedkit"),
 )
 """Columns by which runs can be told apart."""
-SETTINGS = ("scaffold", "coder", "model", "hints", "knowledge")
+SETTINGS = ("scaffold", "coder", "model", "hints", "knowledge", "start")
 """Columns in which the runs of one cell had better agree."""
 SCORES = ("fsr", "verified_fsr")
 """Columns that can be compared."""
@@ -31,20 +31,28 @@ class CellScores:
 
     Attributes:
         scores: of the runs that enter, by task.
-        invalid: how many runs are over without a node that may count.
         left_out: how many runs do not enter, by reason.
         rows: of the runs that enter.
     """
 
     scores: dict[str, list[float]] = field(default_factory=dict)
-    invalid: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     rows: list[Row] = field(default_factory=list)
 
     @property
     def runs(self) -> int:
         """Number of runs that enter."""
-        return sum(map(len, self.scores.values()))
+        return len(self.rows)
+
+    @property
+    def zeros(self) -> int:
+        """Number of them that have no node that may count, and so enter as 0."""
+        return sum(row["result"] == INVALID for row in self.rows)
+
+    @property
+    def invalid(self) -> int:
+        """Number of runs that are over without a node that may count, dropped ones included."""
+        return self.zeros + self.left_out["invalid"]
 
     def by_task(self, tasks: Iterable[str] | None = None) -> list[list[float]]:
         """Return the scores of the given tasks, by default of all, in order of the tasks."""
@@ -57,25 +65,39 @@ class CellScores:
 
     def add(self, row: Row, score: str, drop_invalid: bool) -> None:
         """Let a run enter, or count why it does not."""
-        self.invalid += row["result"] == INVALID
         reason = _objection(row, score, drop_invalid)
         if reason:
             self.left_out[reason] += 1
             return
         value = 0.0 if row["result"] == INVALID else float(row[score])
-        self.scores.setdefault(str(row["task"] or UNKNOWN), []).append(value)
+        self.scores.setdefault(_task(row), []).append(value)
         self.rows.append(row)
+
+    def keep(self, tasks: Container[str]) -> None:
+        """Leave the runs of all other tasks out."""
+        for task in [t for t in self.scores if t not in tasks]:
+            self.left_out["task not in every cell"] += len(self.scores.pop(task))
+        self.rows = [row for row in self.rows if _task(row) in tasks]
+
+
+def _task(row: Row) -> str:
+    return str(row["task"] or UNKNOWN)
 
 
 def _objection(row: Row, score: str, drop_invalid: bool) -> str:
     """Return why a run does not enter; empty when it does."""
-    if row["status"] is not None and row["status"] not in OVER:
+    if not is_over(row):
         return "not over"
     if row["result"] == MISSING:
         return "missing"
     if row["result"] == INVALID:
         return "invalid" if drop_invalid else ""
     return "" if row[score] is not None else "not verified"
+
+
+def is_over(row: Row) -> bool:
+    """Whether the search of a run is over, as far as is known."""
+    return row["status"] is None or row["status"] in OVER
 
 
 def task_order(name: str) -> tuple[str, int, str]:

@@ -30,6 +30,7 @@ COLUMNS = (
     Column("task_id", "integer", "id of the task within the family"),
     Column("record", "integer", "index of the start record"),
     Column("target_record", "integer", "index of the record to reproduce"),
+    Column("start", "text", "what the search started from: the record, or an own script"),
     Column("scaffold", "text", "search policy"),
     Column("coder", "text", "writer of the nodes"),
     Column("model", "text", "model as served; several are joined by +"),
@@ -88,5 +89,9 @@ RESULTS = (VALID, INVALID, MISSING)
 """``valid``: there is a best valid node. ``invalid``: the search is over and no node may count.
 ``missing``: nothing can be said, because the search is not over, cannot be read, or there is no
 speedup to compare with."""
+RECORD, OWN = "record", "own"
+STARTS = (RECORD, OWN)
+"""Whose script a search started from. FSR is measured from it, so that of a run with a start of
+its own is no fraction of the human speedup."""
 OVER = frozenset({"finished", "stopped"})
 """Statuses of a run whose search is over."""

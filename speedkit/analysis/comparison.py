@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +187,7 @@ class _Work:
     invalid: InvalidAs
     common_tasks: bool
     bootstrap: Bootstrap
+    known: dict[bytes, dict[str, Estimate]] = field(default_factory=dict)
 
     def cells(self, rows: Iterable[Row]) -> dict[Key, CellScores]:
         """Sort runs into cells, and leave tasks out that not all have, if so asked."""
@@ -195,7 +196,7 @@ class _Work:
             full = self.full(cells).values()
             common = set.intersection(*(set(c.scores) for c in full)) if full else set[str]()
             for cell in cells.values():
-                _keep_tasks(cell, common)
+                cell.keep(common)
         return cells
 
     def full(self, cells: Mapping[Key, CellScores]) -> dict[Key, CellScores]:
@@ -226,7 +227,7 @@ class _Work:
             runs_a_task=(min(sizes), max(sizes)),
             invalid=scored.invalid,
             left_out=dict(scored.left_out),
-            over_seeds=aggregate(strata, self.bootstrap) if strata else nothing,
+            over_seeds=self.over_seeds(strata) if strata else nothing,
             over_tasks=aggregate(strata, self.bootstrap, over_tasks=True) if strata else nothing,
         )
 
@@ -265,19 +266,17 @@ class _Work:
 
     def sensitivity(self, rules: Iterable[Rule]) -> list[Sensitivity]:
         """Return the aggregates of each cell under each rule."""
-        known: dict[bytes, dict[str, Estimate]] = {}
         found = []
         for name, cells, change in rules:
             for key, cell in self.full(cells).items():
                 strata = Strata([change(np.array(s)) for s in cell.by_task()])
-                data = strata.values.tobytes() + strata.task_of.tobytes()
-                if data not in known:
-                    known[data] = aggregate(strata, self.bootstrap)
-                found.append(Sensitivity(name, key, cell.runs, strata.tasks, known[data]))
+                estimates = self.over_seeds(strata)
+                found.append(Sensitivity(name, key, cell.runs, strata.tasks, estimates))
         return found
 
-
-def _keep_tasks(cell: CellScores, tasks: set[str]) -> None:
-    for task in [t for t in cell.scores if t not in tasks]:
-        cell.left_out["task not in every cell"] += len(cell.scores.pop(task))
-    cell.rows = [row for row in cell.rows if row["task"] in tasks]
+    def over_seeds(self, strata: Strata) -> dict[str, Estimate]:
+        """Return the aggregates of scores, made once for all rules that leave them the same."""
+        data = strata.values.tobytes() + strata.task_of.tobytes()
+        if data not in self.known:
+            self.known[data] = aggregate(strata, self.bootstrap)
+        return self.known[data]

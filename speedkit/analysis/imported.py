@@ -21,13 +21,16 @@ SCHEMA = 1
 SUFFIX = ".results.json"
 """Ending of results files."""
 MAX_BYTES = 64 << 20
+"""Bytes of a CSV file."""
+MAX_STORED = 512 << 20
+"""Bytes of a results file; that of the largest CSV file, whose cells all get names, fits."""
 MAX_ROWS = 200_000
 MAX_MISTAKES = 20
 """Mistakes of a file that are named."""
 _DERIVED = ("run", "source")
 """Columns of an exported table that an import sets anew."""
 _IDENTITY = (
-    *("task", "name", "scaffold", "coder", "model", "model_asked"),
+    *("task", "name", "start", "scaffold", "coder", "model", "model_asked"),
     *("hints", "knowledge", "seed", "gate"),
 )
 
@@ -59,7 +62,7 @@ def import_results(csv_file: Path, out: Path | None = None) -> ResultsFile:
     Raises:
         UsageError: with a line for each mistake, each with the number of the file's line.
     """
-    rows = parse_csv(_read(csv_file), str(csv_file))
+    rows = parse_csv(_read(csv_file, MAX_BYTES), str(csv_file))
     path = out or csv_file.with_name(csv_file.stem + SUFFIX)
     if path.exists():
         raise UsageError(f"{path} exists already; remove it, or choose another --out")
@@ -90,8 +93,8 @@ def read_results_file(path: Path) -> ResultsFile:
 
 def _content(path: Path) -> dict[str, Any]:
     wrong = f"{path} is no results file; to make one: speedkit results import FILE.csv"
-    text = _read(path)
-    if not text.lstrip().startswith("{"):
+    text = _read(path, MAX_STORED)
+    if not text[:100].lstrip().startswith("{"):
         raise UsageError(wrong)
     try:
         content = json.loads(text)
@@ -195,6 +198,9 @@ def _records(text: str, mistakes: _Mistakes) -> Iterator[tuple[int, list[str]]]:
 def _header(cells: Sequence[str], line: int, mistakes: _Mistakes) -> list[str]:
     names = [cell.strip() for cell in cells]
     where = f"line {line}"
+    if len(names) > 2 * len(NAMES):
+        mistakes.add(where, f"{len(names)} columns; there are {len(NAMES)}")
+        return names
     if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
         mistakes.add(where, "columns must be separated by commas")
         return names
@@ -241,7 +247,7 @@ def _check_repeat(
         mistakes.add(f"line {line}", f"the same run and seed as on line {first}")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, limit: int) -> str:
     """Return the text of a file.
 
     Raises:
@@ -250,8 +256,8 @@ def _read(path: Path) -> str:
     try:
         if not path.is_file():
             raise UsageError(f"no such file: {path}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+        if path.stat().st_size > limit:
+            raise UsageError(f"{path} is larger than {limit >> 20} MiB")
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None

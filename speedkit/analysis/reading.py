@@ -6,15 +6,15 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from speedkit.analysis.columns import INVALID, MISSING, OUTCOMES, OVER, VALID
+from speedkit.analysis.columns import INVALID, MISSING, OUTCOMES, OVER, OWN, RECORD, VALID
 from speedkit.core.errors import RunDirectoryError, SpeedkitError
 from speedkit.core.history import RunDirectory, is_held
-from speedkit.core.ledger import Ledger, Totals
+from speedkit.core.ledger import Ledger, ModelCall, Totals
 from speedkit.core.node import Node, Outcome, Tree, speed_key
 from speedkit.core.paired import noise_floor
 from speedkit.core.run import Run
@@ -23,10 +23,25 @@ from speedkit.core.task import Task, find_task
 Warn = Callable[[str], None]
 Row = dict[str, Any]
 
+DEPTH = 4
+"""How many folders deep run directories are looked for."""
 VERDICTS = ("confirmed", "refuted", "undecided")
 MAX_JSON = 16 << 20
 """Bytes; a larger file beside a run is not read."""
 _OVER_TARGET = re.compile(r"val_loss \S+ is over the target \S+")
+
+
+def folders_with(path: Path, names: Iterable[str], depth: int = DEPTH) -> Iterator[Path]:
+    """Yield the folders at or below a path that hold a file of one of the names, sorted.
+
+    What lies in such a folder is not looked at, nor are hidden folders.
+    """
+    if any((path / name).is_file() for name in names):
+        yield path
+    elif depth > 0 and path.is_dir():
+        for child in sorted(path.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from folders_with(child, names, depth - 1)
 
 
 @dataclass
@@ -87,7 +102,7 @@ def read_run(path: Path, on_warning: Warn) -> Reading:
     except (SpeedkitError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         on_warning(f"{path}: the journal cannot be read, so its result is missing: {_line(error)}")
         return reading
-    reading.run, reading.span_s = run, _span(events)
+    reading.run, reading.span_s = run, span(events)
     reading.status = _status(run.status, path)
     return reading
 
@@ -106,8 +121,8 @@ def _status(folded: str, path: Path) -> str:
     return "running" if is_held(path) else "interrupted"
 
 
-def _span(events: Iterable[Mapping[str, Any]]) -> float:
-    """Return the seconds from each start of a controller to its last word, summed."""
+def span(events: Iterable[Mapping[str, Any]]) -> float:
+    """Return the seconds of a journal from each start of a controller to its last word, summed."""
     total, start, last = 0.0, None, 0.0
     for event in events:
         at = _number(event.get("at"))
@@ -163,11 +178,12 @@ def _passes(node: Node, gate: float) -> bool:
 def _setting(reading: Reading) -> Row:
     config, manifest = reading.config, reading.manifest
     parts = _mapping(manifest.get("components"))
-    levels, sources = _knowledge(config, parts)
+    levels, sources = knowledge_of(config, parts)
     return {
         "run": str(reading.path),
-        "name": reading.path.name or str(reading.path),
+        "name": reading.path.resolve().name,
         **_task(reading),
+        "start": OWN if manifest.get("start") else RECORD,
         "scaffold": _name(parts.get("scaffold")) or _text(config.get("scaffold")),
         "coder": _name(parts.get("coder")) or _text(config.get("coder")),
         "model_asked": _text(config.get("model")),
@@ -201,8 +217,13 @@ def _task(reading: Reading) -> Row:
     return {"family": family or None, "task": name, "task_id": task_id}
 
 
-def _knowledge(config: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return hint levels and the other sources, each as a text."""
+def knowledge_of(config: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return hint levels and the other sources, each as a text.
+
+    Args:
+        config: the settings of ``run.toml``.
+        parts: its components.
+    """
     chosen = parts.get("knowledge")
     entries = [e for e in chosen if isinstance(e, Mapping)] if isinstance(chosen, list) else []
     levels: Any = config.get("hints") or []
@@ -245,7 +266,9 @@ def _nodes(tree: Tree) -> Row:
 
 
 def _spending(reading: Reading, run: Run) -> Row:
-    totals = _totals(run, reading.status)
+    totals = Totals()
+    for call in calls_of(run, reading.status):
+        totals = totals.plus(call)
     return {
         "tokens_in": totals.usage.input,
         "tokens_cached": totals.usage.cached,
@@ -257,11 +280,12 @@ def _spending(reading: Reading, run: Run) -> Row:
     }
 
 
-def _totals(run: Run, status: str | None) -> Totals:
-    """Return what was spent; calls whose end a killed controller never saw count as lost."""
-    ledger = Ledger()
-    ledger.restore(run.calls, () if status == "running" else run.intents)
-    return ledger.totals
+def calls_of(run: Run, status: str | None) -> list[ModelCall]:
+    """Return the calls of a run, those included whose end a killed controller never saw."""
+    lost: list[ModelCall] = []
+    if status != "running":
+        Ledger(on_call=lost.append).restore(run.calls, run.intents)
+    return [*run.calls, *lost]
 
 
 # --- what stands beside the journal ----------------------------------------------------------

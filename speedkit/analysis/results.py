@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from speedkit.analysis.columns import COLUMNS, MISSING, NAMES
 from speedkit.analysis.imported import SUFFIX, ResultsFile, read_results_file
-from speedkit.analysis.reading import Reading, Row, Warn, read_run, row_of
+from speedkit.analysis.reading import Reading, Row, Warn, folders_with, read_run, row_of
 from speedkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEPTH = 4
-"""How many folders deep run directories are looked for."""
 
 PathLike = str | os.PathLike[str]
 
@@ -122,22 +119,13 @@ def _runs_at(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}")
-    found = list(_walk(path, DEPTH))
+    found = list(folders_with(path, ("run.toml",)))
     if not found:
         raise UsageError(
             f"{path} holds no results: give run directories, folders that contain some, or "
             f"files (*{SUFFIX}) made by: speedkit results import FILE.csv"
         )
     return found
-
-
-def _walk(path: Path, depth: int) -> Iterator[Path]:
-    if (path / "run.toml").is_file():
-        yield path
-    elif depth > 0:
-        for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
-                yield from _walk(child, depth - 1)
 
 
 def _under(row: Row, gate: float | None) -> Row:

@@ -178,9 +178,14 @@ def _tokens(row: Mapping[str, Any]) -> str | None:
 
 def closing(frame: pd.DataFrame) -> list[str]:
     """Return what must be said of the table."""
-    runs = "1 run" if len(frame) == 1 else f"{len(frame)} runs"
+    from speedkit.analysis.cellscores import counted
+    from speedkit.analysis.columns import OWN
+
+    own = int((frame["start"] == OWN).sum())
+    said = f"{counted(own)} from a script of its own, with FSR counted from that"
     return [
-        f"{runs}: {_counts(Counter(frame['result']))}",
+        f"{counted(len(frame))}: {_counts(Counter(frame['result']))}",
+        *([said] if own else []),
         "invalid: the search is over and no node may count; missing: not over, not readable, or "
         "without a calibration; –: not known. FSR is of the best valid node and never clipped. "
         "Noise floor: what the best of as many unchanged scripts would be expected to score.",

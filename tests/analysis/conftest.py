@@ -83,6 +83,7 @@ def _manifest(config, components):
             "knowledge": [],
             **components,
         },
+        "scripts": {},
     }
 
 

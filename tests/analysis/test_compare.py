@@ -205,6 +205,30 @@ def test_common_tasks(table):
     assert not any("different tasks" in note for note in kept.notes)
 
 
+def test_only_runs_that_enter_count_as_zero(table):
+    path = table("mini/1,a,0,invalid,", "mini/2,a,0,,0.9", "mini/2,b,0,,0.4")
+    kept = compare(path, common_tasks=True, bootstrap=QUICK)
+    assert (cells(kept)["a"].runs, cells(kept)["a"].invalid) == (1, 0)
+    path = table(
+        *("mini/1,a,0,valid,0.5,finished", "mini/1,a,1,invalid,,failed"),
+        head="task,scaffold,seed,result,fsr,status",
+        name="failed",
+    )
+    (cell,) = compare(path, bootstrap=QUICK).cells
+    assert (cell.runs, cell.invalid, cell.left_out) == (1, 0, {"not over": 1})
+
+
+def test_runs_that_start_from_a_script_of_their_own_are_told_apart(program, made):
+    paths = [made("a", [{}]), made("b", [{"time": 7000}])]
+    with (paths[1] / "run.toml").open("a") as file:
+        file.write('[start]\nfile = "mine.py"\nscript = "x = 1"\n')
+    found = compare(paths, bootstrap=QUICK)
+    assert any("differ in start (own, record)" in note for note in found.notes)
+    assert list(cells(compare(paths, by="start", bootstrap=QUICK))) == ["own", "record"]
+    assert "1 run from a script of its own" in program("results", *paths).out
+    assert "of its own" not in program("results", paths[0]).out
+
+
 @pytest.mark.parametrize(
     ("head", "lines", "note"),
     [

@@ -173,6 +173,25 @@ def test_a_scaffold_without_results_is_refused():
         figures.fsr_by_task([run(1, 0.2)], "aide", choice=QUICK)
 
 
+def test_a_cross_is_for_runs_that_are_drawn_and_not_for_dropped_ones():
+    rows = [run(1, 0.4), run(1, None), run(2, None)]
+    zero = figures.fsr_by_task(rows, "flat", choice=QUICK)
+    assert [marker for _, _, marker in marks(zero.axes[0])] == ["o", "x"]
+    dropped = figures.Choice(invalid="drop", bootstrap=QUICK.bootstrap)
+    figure = figures.fsr_by_task(rows, "flat", choice=dropped)
+    assert [(y, marker) for _, y, marker in marks(figure.axes[0])] == [(0.4, "o")]
+    assert "Cross" not in caption(figure)
+    assert "n = 1 run on 1 task; left out: 2 invalid." in caption(figure)
+
+
+def test_a_judged_run_that_is_not_over_is_left_out_and_not_counted():
+    judged = {"judge": "diff", "judge_score": 0.5}
+    rows = [run(1, 0.2, **judged), run(2, 0.2, **judged, status="running")]
+    assert "n = 1 run; left out: 1 without" in caption(figures.judge_by_task(rows, choice=QUICK))
+    with pytest.raises(figures.NothingToDraw, match="no run that is over"):
+        figures.judge_by_task(rows[1:], choice=QUICK)
+
+
 def test_judges_have_panels_and_unjudged_slots_are_hatched():
     rows = [
         run(1, 0.2, judge="llm", judge_score=0.25),

@@ -82,8 +82,16 @@ def test_the_line_is_the_mean_of_the_runs(two):
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
     assert list(line.get_xdata()) == [0, 1, 2, 3]
     assert list(line.get_ydata()) == pytest.approx([0, 0.25, 0.725, 0.725])
-    assert "n = 2 runs that are over and calibrated, on 1 task." in caption(figure)
+    assert "n = 2 runs, over and calibrated, on 1 task." in caption(figure)
     assert "Band: 95% intervals over seeds" in caption(figure)
+    assert "pooled" not in caption(figure)
+
+
+def test_runs_that_share_a_line_and_differ_are_named(two):
+    progress = figures.find_material(two).progress()
+    progress[0].row["knowledge"] = "muon"
+    figure = figures.best_so_far(progress, choice=QUICK)
+    assert "Runs that are pooled differ in knowledge." in caption(figure)
 
 
 def test_unknown_prices_and_runs_that_are_not_over_are_left_out(made):
@@ -169,6 +177,9 @@ def test_a_task_that_no_seed_has_reached_is_hatched(chain):
     assert [x for x, _ in hatched(figure.axes[0])] == [3]
     assert "n/a" in texts(figure)
     assert "One seed a chain, so there are no intervals." in caption(figure)
+    both = [figures.chain_curve(c.as_json(), "x") for c in (running, chain)]
+    assert both[0].agent[2] is None
+    assert hatched(figures.cumulative(both).axes[0]) == []  # the other chain has a point there
     nothing = Chain(Path("c"), "mini", (1,), False, False, {}, (Seed(0),))
     with pytest.raises(figures.NothingToDraw, match="no chain has done a task"):
         figures.cumulative([figures.chain_curve(nothing.as_json(), "x")])

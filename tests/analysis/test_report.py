@@ -87,6 +87,17 @@ def one(tmp_path):
     return make_run(tmp_path / "one", nodes, calls=[CALL])
 
 
+def change_node(run, node_id, **facts):
+    """Change what the journal says of the creation of a node."""
+    from speedkit.core import journal
+
+    lines = (run / "events.jsonl").read_bytes().splitlines(keepends=True)
+    events = [journal.decode(line) for line in lines]
+    (created,) = (e for e in events if e["type"] == "node_created" and e["id"] == node_id)
+    created.update(facts)
+    (run / "events.jsonl").write_bytes(b"".join(map(journal.encode, events)))
+
+
 # --- what it says ---------------------------------------------------------------------------
 
 
@@ -177,8 +188,56 @@ def test_calibration_without_a_speedup_gives_no_fsr(tmp_path):
     from speedkit.core.calibration import Calibration
 
     same = Calibration("toy/1", "measured", (100.0,), (100.0,))
-    page = Page(render(make_run(tmp_path / "r", [Made()], calibration=same)))
-    assert json.loads(page.scripts[0])[0]["fsr"] is None
+    for nodes in ([Made()], [Made(outcome="buggy", time_ms=None)]):
+        page = Page(render(make_run(tmp_path / nodes[0].outcome, nodes, calibration=same)))
+        (run,) = json.loads(page.scripts[0])
+        assert (run["fsr"], run["result"]) == (None, "missing")
+
+
+def test_curves_of_records_that_an_earlier_run_measured(tmp_path):
+    from speedkit.core.calibration import Calibration
+    from speedkit.core.metrics import Metrics
+
+    curve = tuple(Metrics(k, 9, 2.0 - k / 10, 1000 * k) for k in range(10))
+    known = Calibration("toy/1", "measured", (9000.0,), (6000.0,), (), (), None, curve, curve[:7])
+    page = Page(render(make_run(tmp_path / "r", [Made()], calibration=known)))
+    assert not (tmp_path / "r" / "calibration").exists()
+    for which in ("start", "target"):  # among all nodes, with node 1, and with node 0
+        assert len(page.found("path", **{"class": f"curve {which}"})) == 3
+
+
+def test_a_call_that_nobody_saw_the_end_of_is_charged(tmp_path):
+    usage = {"input": 100, "cached": 0, "output": 1000}
+    intent = {"request_id": "y", "purpose": "improve", "model": "m", "usage": usage}
+    lost = {"type": "model_intent", "intent": {**intent, "cost": 0.5, "input_cost": 0.125}}
+    run = make_run(tmp_path / "r", [Made()], calls=[CALL], status=None)
+    from speedkit.core.history import RunDirectory
+
+    with RunDirectory(run).writing() as journal:
+        journal.append({"at": 2000.0, **lost})
+        assert "$0.2500" in Page(render(run)).text
+    assert "$0.3750" in Page(render(run)).text
+
+
+def test_a_start_of_its_own_is_said(tmp_path):
+    run = make_run(tmp_path / "r", [Made()])
+    with (run / "run.toml").open("a") as file:
+        file.write('[start]\nfile = "mine.py"\nscript = "x = 1"\n')
+    assert "starting from mine.py in place of the record's script" in Page(render(run)).text
+
+
+def test_a_second_parent_is_drawn_and_linked(tmp_path):
+    run = make_run(tmp_path / "r", [Made(), Made(), Made(1)])
+    assert "second parent" not in Page(render(run)).text
+    change_node(run, 3, other=2)
+    page = Page(render(run))
+    assert len(page.found("path", **{"class": "edge other"})) == 1
+    assert "second parent2" in page.text
+
+
+def test_the_tree_is_a_group_of_links_to_those_who_do_not_see_it(one):
+    (tree,) = Page(render(one)).found("svg", **{"class": "tree"})
+    assert tree["role"] == "group"
 
 
 def test_damage_is_said_and_not_fatal(one):
@@ -335,14 +394,7 @@ def test_files_outside_the_run_are_not_followed(tmp_path, one):
 
 def test_a_commit_that_is_an_option_is_not_given_to_git(tmp_path):
     run = make_run(tmp_path / "r", [Made()])
-    lines = (run / "events.jsonl").read_bytes()
-    from speedkit.core import journal
-
-    events = [journal.decode(line) for line in lines.splitlines(keepends=True)]
-    for event in events:
-        if event.get("id") == 1 and "commit" in event:
-            event["commit"] = f"--output={tmp_path / 'written'}"
-    (run / "events.jsonl").write_bytes(b"".join(map(journal.encode, events)))
+    change_node(run, 1, commit=f"--output={tmp_path / 'written'}")
     assert "the journal names no commit" in render(run)
     assert not (tmp_path / "written").exists()
 
@@ -402,6 +454,24 @@ def test_the_only_run_that_cannot_be_read_is_an_error(sweep):
 
 
 # --- the file and the command -----------------------------------------------------------------
+
+
+def test_a_run_of_a_later_speedkit_is_one_line(tmp_path, one):
+    later = make_run(tmp_path / "later", [Made(outcome="of a later version")])
+    with pytest.raises(SpeedkitError, match="cannot be read"):
+        render(later)
+    page = Page(render([later, one]))
+    assert "'of a later version' is not a valid Outcome" in page.text
+    assert len(json.loads(page.scripts[0])) == 1
+
+
+def test_runs_none_of_which_can_be_read_are_listed(sweep):
+    for name in ("a", "deep/b"):
+        (sweep / name / "run.toml").write_text("x = [")
+    page = Page(render(sweep))
+    assert not page.errors
+    assert "0 runs" in page.text
+    assert len(page.found("li")) == 3
 
 
 def test_where_a_report_goes(sweep, tmp_path, monkeypatch):

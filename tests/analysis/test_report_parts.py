@@ -213,6 +213,16 @@ def test_runs_that_differ_in_the_seed_share_a_row(tmp_path):
     assert figures.fsr_of_runs(runs[-1:]) is None
 
 
+def test_labels_of_runs_fit_beside_each_other(tmp_path):
+    model = {"model": "provider/a-model-with-a-very-long-name-20260101"}
+    runs = [facts(tmp_path / f"r{k}", [Made()], config={**model, "hints": [k]}) for k in (1, 2)]
+    picture = ET.fromstring(figures.fsr_of_runs(runs))
+    assert {"hints 1", "hints 2"} <= {e.text for e in picture.iter("text")}
+    (label,) = [e.text for e in ET.fromstring(figures.fsr_of_runs(runs[:1])).iter("text")
+                if "toy/1" in (e.text or "")]  # fmt: skip
+    assert len(label) == figures.WIDEST
+
+
 def test_a_plot_of_one_value_has_a_frame():
     axes = Axes(spread([3.0]), spread([0.0, 0.0]), "x", "y")
     assert "<line" in axes.frame()

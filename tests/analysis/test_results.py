@@ -311,6 +311,11 @@ def test_folders_are_searched_and_runs_taken_once(made, tmp_path):
     assert list(frame.name) == ["a", "b", "c"]
 
 
+def test_a_run_has_a_name_from_wherever_it_is_looked_at(made, monkeypatch):
+    monkeypatch.chdir(made("here", [{}]))
+    assert row(".").loc["name"] == "here"
+
+
 def test_a_copy_of_a_run_counts_once(made, tmp_path):
     path = made("a", [{}])
     shutil.copytree(path, tmp_path / "b")

@@ -38,6 +38,7 @@ def test_the_least_that_is_needed():
         "fsr": -0.25,
         "result": "valid",
         "status": "finished",
+        "start": "record",
     }
 
 
@@ -158,6 +159,28 @@ def test_every_mistake_has_its_line_and_they_come_together():
 def test_a_line_number_counts_lines_and_not_rows():
     text = 'task,model,fsr\nmini/1,"a\nb\nc",1\nmini/2,x,nope\n'
     assert [line.split(": ")[1] for line in mistakes(text)] == ["line 2", "line 5"]
+
+
+def test_a_flood_of_columns_is_one_mistake():
+    assert mistakes(",".join(f"c{k}" for k in range(100_000)) + "\n") == [
+        f"f.csv: line 1: 100000 columns; there are {len(NAMES)}"
+    ]
+
+
+def test_spaces_around_a_text_do_not_make_another_cell():
+    rows = parse("task,scaffold,fsr\nmini/1, tree,1\nmini/1 ,tree ,1\n")
+    assert {(row["task"], row["scaffold"]) for row in rows} == {("mini/1", "tree")}
+
+
+def test_a_table_that_may_be_imported_can_be_read_though_it_grows(tmp_path, monkeypatch):
+    from speedkit.analysis import imported
+
+    monkeypatch.setattr(imported, "MAX_BYTES", 1000)
+    path = tmp_path / "f.csv"
+    path.write_text("task,fsr,seed\n" + "".join(f"mini/1,1,{k}\n" for k in range(80)))
+    file = import_results(path)
+    assert file.path.stat().st_size > imported.MAX_BYTES > path.stat().st_size
+    assert len(load(file.path)) == 80
 
 
 def test_a_flood_of_mistakes_is_cut():

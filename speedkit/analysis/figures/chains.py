@@ -131,6 +131,8 @@ def cumulative(chains: Sequence[ChainCurve]) -> Figure:
     for name, chain in zip(names, done, strict=True):
         _agent(axes, chain, looks[name])
     _human(axes, done)
+    for k in _gaps(done):
+        _no_result(axes, k)
     axes.set_xticks(range(len(first.tasks) + 1), ["start", *first.tasks])
     axes.set_xlim(-0.3, len(first.tasks) + 0.3)
     axes.set_ylim(bottom=min(0.9, axes.get_ylim()[0]))
@@ -151,6 +153,8 @@ def _names(chains: Sequence[ChainCurve]) -> list[str]:
 
 
 def _agent(axes: Axes, chain: ChainCurve, look: tuple[str, str]) -> None:
+    from matplotlib.patheffects import withStroke
+
     color, marker = look
     for seed in chain.seeds if len(chain.seeds) > 1 else ():
         axes.plot(range(len(seed) + 1), [1.0, *seed], color=color, linewidth=0.7, alpha=0.4)
@@ -171,10 +175,15 @@ def _agent(axes: Axes, chain: ChainCurve, look: tuple[str, str]) -> None:
                 textcoords="offset points",
                 fontsize=s.SMALL,
                 color=color,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                zorder=6,
             )
-    for k, gap in enumerate(chain.agent, start=1):
-        if gap is None:
-            _no_result(axes, k)
+
+
+def _gaps(chains: Sequence[ChainCurve]) -> list[int]:
+    """Return the positions, from 1, of the tasks that no chain has reached."""
+    positions = zip(*(c.agent for c in chains), strict=True)
+    return [k for k, points in enumerate(positions, start=1) if not any(points)]
 
 
 def _no_result(axes: Axes, x: float) -> None:
@@ -214,5 +223,5 @@ def _caption(chains: Sequence[ChainCurve]) -> list[str]:
         "Hollow: some seeds had ended before and keep their speedup; beside it, how many did it."
         if kept
         else "",
-        "n/a: no seed got so far." if any(None in c.agent for c in chains) else "",
+        "n/a: no seed got so far." if _gaps(chains) else "",
     ]

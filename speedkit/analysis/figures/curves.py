@@ -166,17 +166,17 @@ class _Picture:
                 fontsize=s.SMALL,
                 color=s.QUIET,
             )
+        first = min(self.times.values(), default=0.0)
         for which, time in self.times.items():
             axes.axvline(time / 1000, color=s.QUIET, linestyle=RECORDS[which][1], linewidth=0.9)
+            left = time == first and len(set(self.times.values())) > 1
             axes.annotate(
                 f"{which}: {time / 1000:.2f} s",
                 (time / 1000, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(-3, -3),
+                xytext=(2 if left else -2, 3),
                 textcoords="offset points",
-                ha="right",
-                va="top",
-                rotation=90,
+                ha="right" if left else "left",
                 fontsize=s.SMALL,
                 color=s.QUIET,
             )

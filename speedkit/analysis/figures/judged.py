@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from speedkit.analysis.cellscores import UNKNOWN, counted
-from speedkit.analysis.columns import INVALID, OVER, VALID
+from speedkit.analysis.cellscores import UNKNOWN, counted, is_over
+from speedkit.analysis.columns import INVALID, VALID
 from speedkit.analysis.figures import rows as r
 from speedkit.analysis.figures import style as s
 
@@ -53,8 +53,8 @@ def fsr_against_judge(results: r.Results, *, choice: r.Choice | None = None) -> 
 
 
 def _has_both(row: r.Row, score: str) -> bool:
-    over = row["status"] is None or row["status"] in OVER
-    return over and row["result"] == VALID and None not in (row[score], row["judge_score"])
+    known = None not in (row[score], row["judge_score"])
+    return is_over(row) and row["result"] == VALID and known
 
 
 def _points(

@@ -13,8 +13,8 @@ from speedkit.analysis.figures.chains import ChainCurve, chain_curve
 from speedkit.analysis.figures.progress import Progress, progress_of
 from speedkit.analysis.figures.records import FamilyTimes, family_times
 from speedkit.analysis.figures.rows import Row, rows_with_agent
-from speedkit.analysis.reading import MAX_JSON, Warn
-from speedkit.analysis.results import DEPTH, PathLike, Sources, collect
+from speedkit.analysis.reading import MAX_JSON, Warn, folders_with
+from speedkit.analysis.results import PathLike, Sources, collect
 from speedkit.chain import ASKED, load
 from speedkit.core.errors import SpeedkitError
 
@@ -66,7 +66,7 @@ def find_material(paths: PathLike | Iterable[PathLike], on_warning: Warn | None 
         elif "records" in values:
             times.append(family_times(values, str(path)))
         else:
-            found = list(_below(path, DEPTH)) if path.is_dir() else []
+            found = list(folders_with(path, (ASKED, "run.toml"))) if path.is_dir() else []
             chains += _chains([p for p in found if (p / ASKED).is_file()], path, on_warning)
             runs = [p for p in found if not (p / ASKED).is_file()]
             results += runs if found else [path]
@@ -82,16 +82,6 @@ def _chains(paths: Iterable[Path], given: Path, on_warning: Warn | None) -> Iter
             if path == given or on_warning is None:
                 raise
             on_warning(f"{error}; it is left out")
-
-
-def _below(path: Path, depth: int) -> Iterator[Path]:
-    """Yield run directories and chains at or below a path, sorted; not the runs of chains."""
-    if (path / ASKED).is_file() or (path / "run.toml").is_file():
-        yield path
-    elif depth > 0:
-        for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
-                yield from _below(child, depth - 1)
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:

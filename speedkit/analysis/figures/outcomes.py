@@ -49,7 +49,8 @@ def outcomes(results: r.Results, *, most: int = MOST) -> Figure:
     kinds = [k for k in (*_LOOKS, *_unknown(), OTHER) if any(t[k] for t in tallies.values())]
     keys = [(_patch(kind), kind.replace("_", " ")) for kind in kinds]
     height = 0.5 + 0.3 * len(groups)
-    figure, [axes] = s.canvas("Nodes by outcome", _caption(found, told), height, keys=keys)
+    caption = [*_caption(found, told), r.pooled_note(list(groups.values()))]
+    figure, [axes] = s.canvas("Nodes by outcome", caption, height, keys=keys)
     for y, (name, tally) in enumerate(tallies.items()):
         _bar(axes, y, tally, kinds)
         _count(axes, y, sum(tally.values()), len(groups[name]))

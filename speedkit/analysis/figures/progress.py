@@ -151,7 +151,9 @@ def best_so_far(
         for n, g in groups.items()
     ]
     title = f"Best FSR so far against {against.replace('seconds', 'device-seconds')}"
-    figure, [axes] = s.canvas(title, _caption(runs, told, lines, choice), 3.3, keys=keys)
+    pooled = r.pooled_note([[p.row for p in group] for group in groups.values()])
+    caption = [*_caption(runs, told, lines, choice), pooled]
+    figure, [axes] = s.canvas(title, caption, 3.3, keys=keys)
     _frame(axes, lines, against)
     for name, points in lines.items():
         _draw(axes, points, looks[name], dashes[name])
@@ -221,18 +223,15 @@ def _is_cut(lines: Mapping[str, Line]) -> bool:
 
 
 def _draw(axes: Axes, points: Line, look: tuple[str, str], dash: Any) -> None:
+    from matplotlib.colors import to_rgba
+
     xs, means = points
     color, marker = look
     if all(e.low == e.low for e in means):
-        axes.fill_between(
-            xs,
-            [e.low for e in means],
-            [e.high for e in means],
-            step="post",
-            color=color,
-            alpha=0.15,
-            linewidth=0,
-        )
+        ends = [e.low for e in means], [e.high for e in means]
+        # Of bands that overlap, the edges tell which is which.
+        band = {"facecolor": to_rgba(color, 0.08), "edgecolor": color, "linestyle": dash}
+        axes.fill_between(xs, *ends, step="post", linewidth=0.6, **band)
     axes.plot(
         xs,
         [e.value for e in means],
@@ -256,7 +255,7 @@ def _caption(
     out = len(runs) - len(told)
     band = any(e.low == e.low for _, es in lines.values() for e in es)
     return [
-        f"n = {counted(len(told))} that are over and calibrated, on {tasks} "
+        f"n = {counted(len(told))}, over and calibrated, on {tasks} "
         f"{'task' if tasks == 1 else 'tasks'}.",
         f"Left out: {counted(out)} that do not say what they took, or are invalid and not wanted."
         if out

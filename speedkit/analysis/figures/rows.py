@@ -132,11 +132,11 @@ def _label(names: Sequence[str], values: Sequence[str]) -> str:
 def runs_note(cells: Iterable[CellScores], choice: Choice) -> str:
     """Say how many runs enter, how many count as 0, and how many do not enter, and why."""
     cells = list(cells)
-    runs, invalid = sum(c.runs for c in cells), sum(c.invalid for c in cells)
+    runs, zeros = sum(c.runs for c in cells), sum(c.zeros for c in cells)
     tasks = len({t for c in cells for t in c.scores})
     text = f"n = {counted(runs)} on {tasks} {'task' if tasks == 1 else 'tasks'}"
-    if invalid and not choice.drop_invalid:
-        text += f", {invalid} of them invalid, which count as {choice.score_name} 0"
+    if zeros:
+        text += f", {zeros} of them invalid, which count as {choice.score_name} 0"
     left_out = sum((c.left_out for c in cells), Counter[str]())
     reasons = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
     return f"{text}; left out: {reasons or 'none'}."
@@ -145,12 +145,17 @@ def runs_note(cells: Iterable[CellScores], choice: Choice) -> str:
 def mixed_note(cells: Mapping[Any, CellScores], split_by: Sequence[str]) -> str:
     """Say in which settings the runs of one cell differ; empty if in none."""
     known = (*split_by, *(("coder", "model") if AGENT in split_by else ()))
-    names = [n for n in SETTINGS if n not in known and any(_differ(c, n) for c in cells.values())]
+    return pooled_note([cell.rows for cell in cells.values()], known)
+
+
+def pooled_note(groups: Sequence[Sequence[Mapping[str, Any]]], known: Sequence[str] = ()) -> str:
+    """Say in which settings, but for the known ones, the runs of one group differ."""
+    names = [n for n in SETTINGS if n not in known and any(_differ(g, n) for g in groups)]
     return f"Runs that are pooled differ in {', '.join(names)}." if names else ""
 
 
-def _differ(cell: CellScores, name: str) -> bool:
-    return len({row[name] for row in cell.rows}) > 1
+def _differ(group: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return len({row[name] for row in group}) > 1
 
 
 def unlike_tasks_note(cells: Mapping[Any, CellScores]) -> str:

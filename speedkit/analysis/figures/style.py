@@ -25,8 +25,8 @@ WIDTH = 7.2
 DPI = 200
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 """Colours that colour-blind readers can tell apart (Okabe and Ito, without their yellow)."""
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
-"""A shape for each colour, for readers without any."""
+MARKERS = ("o", "s", "D", "^", "v", "P", "*", "h")
+"""A shape for each colour, for readers without any; a cross stands for invalid runs."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
 """Styles of lines, so that one shows under another."""
 INK, QUIET, PALE = "#222222", "#666666", "#BBBBBB"

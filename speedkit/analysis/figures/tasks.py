@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from speedkit.analysis.cellscores import UNKNOWN, CellScores, Key, cells_of, counted, task_order
+from speedkit.analysis.cellscores import (
+    UNKNOWN,
+    CellScores,
+    Key,
+    cells_of,
+    counted,
+    is_over,
+    task_order,
+)
 from speedkit.analysis.columns import VALID
 from speedkit.analysis.figures import rows as r
 from speedkit.analysis.figures import style as s
@@ -60,22 +68,26 @@ def judge_by_task(results: r.Results, *, choice: r.Choice | None = None) -> Figu
     """
     choice = choice or r.Choice()
     found = r.rows_with_agent(results)
-    judged = [row for row in found if row["result"] == VALID and row["judge_score"] is not None]
+    judged = [row for row in found if is_over(row) and _is_judged(row)]
     if not judged:
-        raise s.NothingToDraw("no best node was judged; run: speedkit judge RUN")
+        raise s.NothingToDraw("no run that is over has a judged best node; run: speedkit judge RUN")
     for row in judged:
         row["judge"] = f"judge: {row['judge'] or UNKNOWN}"
     cells = cells_of(judged, ("judge", "task", "scaffold"), "judge_score")
     scaffolds = r.distinct(found, "scaffold")
     judges = r.distinct(judged, "judge")
     grid = _Grid(cells, judges, _tasks(found), scaffolds, choice, top=1.0)
-    without = len(found) - sum(cell.runs for cell in cells.values())
+    without = len(found) - len(judged)
     notes = [
         f"n = {counted(len(judged))}; left out: {without} without a judged best node or not over.",
         *grid.notes(),
         r.mixed_note(cells, ("scaffold", "task")),
     ]
     return grid.draw("Judge's score of the best nodes by task and scaffold", "judge's score", notes)
+
+
+def _is_judged(row: r.Row) -> bool:
+    return row["result"] == VALID and row["judge_score"] is not None
 
 
 def _tasks(rows: Sequence[r.Row]) -> list[tuple[str, str]]:
@@ -159,7 +171,7 @@ class _Grid:
         ]
 
     def _all_invalid(self) -> bool:
-        return any(cell.runs and cell.invalid == cell.runs for cell in self.cells.values())
+        return any(cell.runs and cell.zeros == cell.runs for cell in self.cells.values())
 
     def draw(self, title: str, label: str, caption: Sequence[str]) -> Figure:
         """Return the figure."""
@@ -223,7 +235,7 @@ class _Grid:
             axes.hlines(runs, x - dash / 2, x + dash / 2, color=color, linewidth=0.7, alpha=0.6)
         if mean.low == mean.low:
             axes.vlines(x, max(low, mean.low), min(high, mean.high), color=color, linewidth=1.4)
-        self._mark(axes, x, mean.value, color, "x" if cell.invalid == cell.runs else marker)
+        self._mark(axes, x, mean.value, color, "x" if cell.zeros == cell.runs else marker)
 
     def _mark(self, axes: Axes, x: float, value: float, color: str, marker: str) -> None:
         low, high = axes.get_ylim()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speedkit.core.errors import UsageError
+from speedkit.analysis.reading import folders_with
+from speedkit.api import open_run
+from speedkit.core.errors import SpeedkitError, UsageError
 
 if TYPE_CHECKING:
     from speedkit.analysis.report.facts import RunFacts, Unreadable
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["default_out", "find_runs", "render", "write_report"]
 
 AnyPath = str | os.PathLike[str]
-MAX_DEPTH = 4
-"""Folders below a given one in which runs are looked for."""
 
 
 def render(paths: AnyPath | Iterable[AnyPath], *, base: AnyPath = ".") -> str:
@@ -75,30 +75,18 @@ def find_runs(paths: AnyPath | Iterable[AnyPath]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in _as_list(paths):
-        runs = list(_runs_below(path, MAX_DEPTH))
+        runs = list(folders_with(path, ("run.toml",)))
         if not runs:
-            what = "holds no run" if path.is_dir() else "does not exist"
+            what = "does not exist" if not path.exists() else "holds no run"
             raise UsageError(f"{path} {what}; give the directory of a run, or a folder of runs")
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
-def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the folder if it is a run directory, else those in it, by name."""
-    if (folder / "run.toml").is_file():
-        yield folder
-    elif depth and folder.is_dir():
-        for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()):
-            yield from _runs_below(inner, depth - 1)
-
-
 def _read(paths: list[Path]) -> tuple[list[RunFacts], list[Unreadable]]:
     from speedkit.analysis.report.facts import Limits, Unreadable, read_run
-    from speedkit.api import open_run
-    from speedkit.core.errors import SpeedkitError
 
-    runs: list[RunFacts] = []
     unreadable: list[Unreadable] = []
     sizes: dict[Path, int] = {}
     for path in paths:

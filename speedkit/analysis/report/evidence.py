@@ -95,7 +95,14 @@ class Folder:
         """Return the validations of a job that have a time and a finite loss, thinned out."""
         values = self._json(f"{place}/metrics.json").get("curve")
         found = [m for m in map(_validation, _list(values)) if m is not None]
-        return _thinned(found, self.points)
+        return self.thinned(found)
+
+    def thinned(self, curve: Sequence[Metrics]) -> tuple[Metrics, ...]:
+        """Return at most ``points`` validations, the first and the last among them."""
+        last = len(curve) - 1
+        if last < self.points:
+            return tuple(curve)
+        return tuple(curve[round(k * last / (self.points - 1))] for k in range(self.points))
 
     def job(self, place: str) -> JobFacts:
         """Return how a job ended and what was changed in its script."""
@@ -195,14 +202,6 @@ def _validation(values: Any) -> Metrics | None:
     numbers = (metrics.step, metrics.val_loss, metrics.train_time_ms)
     known = [_finite(number) for number in numbers]
     return metrics if all(n is not None and n >= 0 for n in known) else None
-
-
-def _thinned(curve: Sequence[Metrics], points: int) -> tuple[Metrics, ...]:
-    """Return at most ``points`` validations, the first and the last among them."""
-    if len(curve) <= points:
-        return tuple(curve)
-    last = len(curve) - 1
-    return tuple(curve[round(k * last / (points - 1))] for k in range(points))
 
 
 def _verdict(values: Mapping[str, Any]) -> Verdict:

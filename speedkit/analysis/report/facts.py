@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speedkit.analysis.reading import calls_of, knowledge_of, span
 from speedkit.analysis.report.differences import Differences
 from speedkit.analysis.report.evidence import Folder, Judgement, Log, Verdict
 from speedkit.analysis.report.outcomes import ordered
 from speedkit.analysis.report.text import Excerpt, head, subject
+from speedkit.api import open_state
 from speedkit.core.config import redactor_of
 from speedkit.core.ledger import ModelCall, Totals
 from speedkit.core.metrics import Metrics
@@ -111,9 +113,11 @@ class RunFacts:
     Attributes:
         key: its name within the page.
         manifest: what ``run.toml`` says, secrets taken out.
-        references: curves of calibration runs, ``start`` and ``target``.
+        references: curves of the two records, ``start`` and ``target``, as calibrated.
+        calls: of language models, those included whose end nobody saw.
         wall_s: seconds in which a controller was at work; None if that is not known.
-        job_s: seconds of all jobs, those of the calibration included.
+        job_s: seconds of the nodes' jobs.
+        calibration_s: seconds of the jobs of its own calibration.
     """
 
     key: str
@@ -122,8 +126,10 @@ class RunFacts:
     manifest: Mapping[str, Any]
     nodes: tuple[NodeFacts, ...]
     references: Mapping[str, tuple[Metrics, ...]]
+    calls: Sequence[ModelCall]
     wall_s: float | None
     job_s: float
+    calibration_s: float
 
     @property
     def name(self) -> str:
@@ -158,7 +164,7 @@ class RunFacts:
     @property
     def result(self) -> str:
         """``valid``, ``invalid`` when no node of a whole search may count, else ``missing``."""
-        if self.calibration is None:
+        if self.calibration is None or not self.calibration.recovers:
             return "missing"
         if self.best is not None:
             return "valid"
@@ -173,13 +179,23 @@ class RunFacts:
     @property
     def hints(self) -> str:
         """Hint levels that the coder was given."""
-        return "+".join(_names(self.config.get("hints"))) or "none"
+        return self._knowledge[0]
 
     @property
     def knowledge(self) -> str:
         """Further knowledge sources of the coder."""
-        names = _names(self.config.get("knowledge"))
-        return "+".join(n for n in names if n != "hints") or "none"
+        return self._knowledge[1]
+
+    @cached_property
+    def _knowledge(self) -> tuple[str, str]:
+        parts = self.manifest.get("components")
+        return knowledge_of(self.config, parts if isinstance(parts, Mapping) else {})
+
+    @property
+    def own_start(self) -> str | None:
+        """File of the script that the search started from, None for the start record's."""
+        start = self.manifest.get("start")
+        return str(start.get("file")) if isinstance(start, Mapping) else None
 
     @property
     def seed(self) -> str:
@@ -202,8 +218,13 @@ class RunFacts:
     @property
     def model(self) -> str | None:
         """The models that answered; the one that was asked when none has yet."""
-        served = sorted({c.model_served for c in self.state.calls if c.model_served})
+        served = sorted({c.model_served for c in self.calls if c.model_served})
         return ", ".join(served) or self.config.get("model")
+
+    @property
+    def outcomes(self) -> list[str]:
+        """Outcomes that nodes have, that of node 0 among them."""
+        return ordered(n.outcome for n in self.nodes)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -214,23 +235,24 @@ class RunFacts:
     @cached_property
     def spent(self) -> Totals:
         """What went to language models."""
-        return _total(self.state.calls)
+        return _total(self.calls)
 
     @cached_property
     def spent_by_purpose(self) -> dict[tuple[str, str], Totals]:
         """The same by purpose and model."""
-        keys = sorted({(c.purpose, c.model_served or c.model) for c in self.state.calls})
-        return {
-            key: _total(
-                c for c in self.state.calls if (c.purpose, c.model_served or c.model) == key
-            )
-            for key in keys
-        }
+        keyed = [((c.purpose, c.model_served or c.model), c) for c in self.calls]
+        keys = sorted({key for key, _ in keyed})
+        return {key: _total(c for own, c in keyed if own == key) for key in keys}
 
     @property
     def tree(self) -> Tree:
         """The search tree."""
         return self.state.tree
+
+    @property
+    def has_second_parents(self) -> bool:
+        """Whether a node has two parents."""
+        return any(n.node.other is not None for n in self.nodes)
 
     def fact(self, node_id: int) -> NodeFacts:
         """Return the facts of a node."""
@@ -256,8 +278,6 @@ def read_run(path: Path, key: str, limits: Limits) -> RunFacts:
     Raises:
         SpeedkitError: the path is no run directory, or its task is not to be found.
     """
-    from speedkit.api import open_state
-
     state = open_state(path)
     redactor = redactor_of(state.directory.manifest.get("config", {}).get("llm"))
     events = state.directory.events()
@@ -274,11 +294,11 @@ def read_run(path: Path, key: str, limits: Limits) -> RunFacts:
         state=state,
         manifest=redactor.tree(state.directory.manifest),
         nodes=nodes,
-        references={
-            which: folder.curve(f"calibration/calibrate-{which}-1") for which in ("start", "target")
-        },
-        wall_s=_wall(events),
-        job_s=_job_seconds(state, events),
+        references={which: _record_curve(state, which, folder) for which in ("start", "target")},
+        calls=calls_of(state, state.status),
+        wall_s=span(events) if events else None,
+        job_s=sum(node.wall_s for node in state.tree if node.wall_s),
+        calibration_s=sum(e.get("wall_s") or 0.0 for e in events if e["type"] == "calibration_run"),
     )
 
 
@@ -301,7 +321,7 @@ def _node(
         children=tuple(child.id for child in state.tree.children(node.id)),
         hypothesis=head(node.hypothesis, MAX_TEXT_LINES, MAX_TEXT_WIDTH),
         summary=head(node.summary, MAX_TEXT_LINES, MAX_TEXT_WIDTH),
-        curve=folder.curve(place),
+        curve=folder.curve(place) if node.id else _record_curve(state, "start", folder),
         diff=differences.of(node),
         logs=folder.logs(place),
         ending=job.ending,
@@ -311,15 +331,19 @@ def _node(
     )
 
 
+def _record_curve(state: Run, which: str, folder: Folder) -> tuple[Metrics, ...]:
+    """Return the curve of a record, ``start`` or ``target``, as the calibration has it.
+
+    A calibration that was measured by an earlier run left no files in this one.
+    """
+    return folder.thinned(getattr(state.calibration, f"{which}_curve", ()))
+
+
 def _speedup(state: Run, node: Node) -> float | None:
     time = node.train_time_ms
     if state.calibration is None or not node.is_valid or not time:
         return None
     return state.calibration.start_ms / time
-
-
-def _names(values: Any) -> list[str]:
-    return [str(v) for v in values] if isinstance(values, (list, tuple)) else []
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -331,32 +355,3 @@ def _total(calls: Iterable[ModelCall]) -> Totals:
     for call in calls:
         totals = totals.plus(call)
     return totals
-
-
-# --- times ----------------------------------------------------------------------------------
-
-
-def _wall(events: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the seconds of all sessions, each from its start to its last event."""
-    spans = list(_sessions(events))
-    return sum(end - start for start, end in spans) if spans else None
-
-
-def _sessions(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:
-    start = last = None
-    for event in events:
-        at = event.get("at")
-        if not isinstance(at, (int, float)):
-            continue
-        if event.get("type") == "run_started":
-            if start is not None and last is not None:
-                yield start, last
-            start = at
-        last = at
-    if start is not None and last is not None:
-        yield start, max(start, last)
-
-
-def _job_seconds(state: Run, events: Sequence[Mapping[str, Any]]) -> float:
-    calibrations = [e.get("wall_s") for e in events if e.get("type") == "calibration_run"]
-    return sum(w for w in [*calibrations, *(n.wall_s for n in state.tree)] if w)

@@ -9,11 +9,14 @@ from markupsafe import Markup
 from speedkit.analysis.report.facts import NodeFacts, RunFacts
 from speedkit.analysis.report.outcomes import in_words, look
 from speedkit.analysis.report.svg import Axes, Point, element, path, picture, spread
+from speedkit.analysis.report.text import subject
 from speedkit.analysis.report.tree import shape
 from speedkit.core.metrics import Metrics
 
 ROW = 44
 """Height of the row of a group of runs, in pixels."""
+WIDEST = 58
+"""Characters of the label of a row."""
 LOWEST_FSR = -1.0
 """FSR below which a point is drawn at the edge of a figure; its number is beside it."""
 
@@ -200,11 +203,10 @@ def outcomes(counts: Iterable[tuple[str, int]]) -> Markup | None:
 
 def fsr_of_runs(runs: Sequence[RunFacts]) -> Markup | None:
     """Return the FSR of runs, those that differ in the seed alone in one row."""
+    known = [(run, value) for run in runs if (value := _fsr(run)) is not None]
     groups: dict[str, list[tuple[RunFacts, float]]] = {}
-    for run in runs:
-        value = _fsr(run)
-        if value is not None:
-            groups.setdefault(_label(run), []).append((run, value))
+    for label, pair in zip(_labels([run for run, _ in known]), known, strict=True):
+        groups.setdefault(label, []).append(pair)
     if not groups:
         return None
     values = [max(LOWEST_FSR, v) for group in groups.values() for _, v in group]
@@ -226,8 +228,21 @@ def _fsr(run: RunFacts) -> float | None:
     return run.best.fsr if run.best is not None else None
 
 
-def _label(run: RunFacts) -> str:
-    parts = (
+def _labels(runs: Sequence[RunFacts]) -> list[str]:
+    """Return what tells each run from others but for its seed; in short where room is scarce."""
+    parts = [_settings(run) for run in runs]
+    varied = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    if any(varied) and any(len(_label(own)) > WIDEST for own in parts):
+        parts = [tuple(p if v else None for p, v in zip(own, varied, strict=True)) for own in parts]
+    return [_label(own) for own in parts]
+
+
+def _label(parts: Iterable[str | None]) -> str:
+    return " · ".join(p for p in parts if p)
+
+
+def _settings(run: RunFacts) -> tuple[str | None, ...]:
+    return (
         run.state.task.name,
         run.component("scaffold"),
         run.component("coder"),
@@ -235,7 +250,6 @@ def _label(run: RunFacts) -> str:
         f"hints {run.hints}",
         None if run.knowledge == "none" else run.knowledge,
     )
-    return " · ".join(p for p in parts if p)
 
 
 def _ruler(axes: Axes) -> Markup:
@@ -277,5 +291,5 @@ def _row(axes: Axes, k: int, label: str, group: Sequence[tuple[RunFacts, float]]
         mark = shape(name if run.result == "valid" else "ring", 5, class_="dot")
         style = "o-valid" if run.result == "valid" else "o-pending"
         dots.append(element("g", title, mark, transform=at, class_=style))
-    text = element("text", label, class_="tick", x=4, y=top + 14)
+    text = element("text", subject(label, WIDEST), class_="tick", x=4, y=top + 14)
     return element("g", text, _uprights(axes, top + 20), *dots)

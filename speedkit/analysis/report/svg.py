@@ -35,8 +35,14 @@ def _attribute(value: str | float) -> str:
     return str(escape(visible(value)))
 
 
-def picture(width: float, height: float, title: str, *children: str, class_: str) -> Markup:
-    """Return a whole SVG; ``title`` is what a reader who does not see it is told."""
+def picture(
+    width: float, height: float, title: str, *children: str, class_: str, role: str = "img"
+) -> Markup:
+    """Return a whole SVG; ``title`` is what a reader who does not see it is told.
+
+    Args:
+        role: ``img``, whose parts are not read out, or ``group``, whose parts are.
+    """
     return element(
         "svg",
         *children,
@@ -44,7 +50,7 @@ def picture(width: float, height: float, title: str, *children: str, class_: str
         viewBox=f"0 0 {width:g} {height:g}",
         width=width,
         height=height,
-        role="img",
+        role=role,
         aria_label=title,
     )
 
@@ -107,7 +113,7 @@ class Axes:
     width: float = 480
     height: float = 300
 
-    LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 44
+    LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
 
     @property
     def x(self) -> Scale:

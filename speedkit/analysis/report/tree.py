@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from markupsafe import Markup
 from speedkit.analysis.report.facts import NodeFacts, RunFacts
 from speedkit.analysis.report.outcomes import look
 from speedkit.analysis.report.svg import Point, element, outline, picture
-from speedkit.core.node import Tree
+from speedkit.core.node import Node, Tree
 
 SLOT, LEVEL, MARGIN = 54.0, 72.0, 34.0
 """Pixels between neighbours, between parent and child, and around the tree."""
@@ -98,14 +99,14 @@ def draw(run: RunFacts) -> Markup:
     height = max((y for _, y in at.values()), default=0) + MARGIN + 6
     chain = _chain(run)
     edges = [
-        _edge(at[n.node.parent], at[n.node.id], run.fact(n.node.parent), across, n.node.id in chain)
+        _edge(at[parent], at[n.node.id], run.fact(parent), across, style)
         for n in run.nodes
-        if n.node.parent is not None
+        for parent, style in _parents(n.node, chain)
     ]
     nodes = [_node(n, at[n.node.id]) for n in run.nodes]
     title = f"Search tree of {len(run.nodes)} nodes; each is a link"
-    tree = picture(width, height, title, *edges, *nodes, class_="tree across" if across else "tree")
-    return Markup(tree.replace('role="img"', 'role="group"', 1))
+    style = "tree across" if across else "tree"
+    return picture(width, height, title, *edges, *nodes, class_=style, role="group")
 
 
 def _place(places: Layout, node_id: int, across: bool) -> Point:
@@ -121,17 +122,23 @@ def _chain(run: RunFacts) -> set[int]:
     return {best, *(n.id for n in run.tree.ancestors(best))}
 
 
-def _edge(one: Point, other: Point, parent: NodeFacts, across: bool, on_chain: bool) -> Markup:
+def _parents(node: Node, chain: Container[int]) -> Iterator[tuple[int, str]]:
+    """Yield the parents of a node, the second before the first, with the style of the edge."""
+    if node.other is not None:
+        yield node.other, "edge other"
+    if node.parent is not None:
+        yield node.parent, "edge chain" if node.id in chain else "edge"
+
+
+def _edge(one: Point, other: Point, parent: NodeFacts, across: bool, style: str) -> Markup:
     (x1, y1), (x2, y2) = one, other
     if across:
         a, b = ((x1 + x2) / 2, y1), ((x1 + x2) / 2, y2)
     else:
-        y1 += radius(parent.speedup) + 16 if _label(parent) else 0  # from below its number
+        y1 += radius(parent.speedup) + 20 if _label(parent) else 0  # from below its number
         a, b = (x1, (y1 + y2) / 2), (x2, (y1 + y2) / 2)
     points = " ".join(f"{x:.1f} {y:.1f}" for x, y in (a, b, other))
-    return element(
-        "path", class_="edge chain" if on_chain else "edge", d=f"M{x1:.1f} {y1:.1f}C{points}"
-    )
+    return element("path", class_=style, d=f"M{x1:.1f} {y1:.1f}C{points}")
 
 
 def _label(facts: NodeFacts) -> str:
@@ -141,13 +148,15 @@ def _label(facts: NodeFacts) -> str:
 def _node(facts: NodeFacts, at: Point) -> Markup:
     seen = look(facts.outcome)
     r = radius(facts.speedup)
+    label, number = _label(facts), str(facts.node.id)
+    style = "id" if len(number) < 3 else "id long"
     parts = [
-        element("circle", class_="hit", r=26),
+        element("circle", class_="hit", r=r + 4 if label else 26),
         shape(seen.shape, r, class_="shape"),
-        element("text", str(facts.node.id), class_="id", y=4, text_anchor="middle"),
+        element("text", number, class_=style, y=4, text_anchor="middle"),
     ]
-    if label := _label(facts):
-        parts.append(element("text", label, class_="fsr", y=r + 12, text_anchor="middle"))
+    if label:
+        parts.append(element("text", label, class_="fsr", y=r + 16, text_anchor="middle"))
     if facts.is_best:
         parts.append(element("text", "★", class_="star", x=r - 1, y=3 - r, text_anchor="middle"))
     return element(
