@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 from speedkit_agent.coder import AgentCoder, AgentOptions, hypothesis_of
 from speedkit_agent.prompt import write_prompt
+from speedkit_agent.sandbox import why_not
 
 import speedkit
 from speedkit.testing import check_component
@@ -40,11 +41,12 @@ def agent(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def node(agent: Any, tiny_run: Any) -> Any:
+def node(agent: Any, tiny_run: Any, tmp_path: Path) -> Any:
     """Return a function that lets an agent write node 1 of a search."""
 
     def write(source: str, *arguments: str, **options: Any) -> tuple[speedkit.Node, Path]:
-        options["command"] = agent(source, *arguments)
+        options.setdefault("command", agent(source, *arguments))
+        options.setdefault("readable", [tmp_path, sys.prefix, sys.base_prefix])
         parts = {"coder": "agent", "nodes": 1, "options": {"coder": options}}
         tree = tiny_run("speedkit_agent", **parts)
         return tree[1], tree.path
@@ -52,9 +54,10 @@ def node(agent: Any, tiny_run: Any) -> Any:
     return write
 
 
-def test_it_conforms(agent: Any) -> None:
+def test_it_conforms(agent: Any, tmp_path: Path) -> None:
     """With an agent that adds a comment."""
-    check_component(AgentCoder, options={"command": agent(EDIT)})
+    readable = [tmp_path, sys.prefix, sys.base_prefix]
+    check_component(AgentCoder, options={"command": agent(EDIT), "readable": readable})
 
 
 def test_a_change_is_a_success_whatever_the_status(node: Any) -> None:
@@ -105,6 +108,39 @@ def test_the_agent_sees_a_clean_place(node: Any, monkeypatch: pytest.MonkeyPatch
     assert "canary-not-for-agents" not in log
     assert '"AGENT_KEY": "<AGENT_KEY>"' in log
     assert os.environ["HOME"] not in log.split('"HOME"')[1].split(",")[0]
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_in_the_sandbox_the_solution_is_out_of_sight(node: Any, tiny_task: Any) -> None:
+    """And nothing but the folder of the agent can be written to; its program still runs."""
+    secret = Path.home() / ".speedkit-agent-test"
+    secret.write_text("canary-at-home")
+    target = tiny_task.target.path
+    assert target.is_file()
+    source = f"""
+        import pathlib
+        for path in ({str(secret)!r}, {str(target)!r}):
+            print(pathlib.Path(path).exists(), end=" ")
+        try:
+            pathlib.Path("/usr/speedkit-agent-test").write_text("x")
+        except OSError as error:
+            print(error.strerror)
+    """
+    try:
+        one, _ = node(source, sandbox="bwrap")
+        assert one.reason.endswith("changed nothing: False False Read-only file system")
+    finally:
+        secret.unlink()
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_program_that_the_sandbox_hides_is_told_before_the_run(node: Any, tmp_path: Path) -> None:
+    """With what to do about it."""
+    program = tmp_path / "hidden-agent"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with pytest.raises(speedkit.UsageError, match=r"sandbox hides; name .* coder\.readable"):
+        node("", command=str(program), readable=())
 
 
 def test_an_agent_is_ended_with_all_that_it_started(node: Any) -> None:

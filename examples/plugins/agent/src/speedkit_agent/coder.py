@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -9,11 +10,13 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 import speedkit
 from speedkit import CodeRequest, Draft, Services
+from speedkit_agent import sandbox
 from speedkit_agent.process import run
 from speedkit_agent.prompt import HYPOTHESIS, write_prompt
 
@@ -36,6 +39,12 @@ class AgentOptions(speedkit.Options):
     pass_env: tuple[str, ...] = Field(
         (), description="names of variables that the agent needs, the key of its provider above all"
     )
+    sandbox: Literal["auto", "bwrap", "none"] = Field(
+        "auto", description="keep the agent apart by bubblewrap: where it works, always, or never"
+    )
+    readable: tuple[Path, ...] = Field(
+        (), description="folders that the agent needs to read in the sandbox, which hides your home"
+    )
     timeout_s: float = Field(1800, gt=0, description="seconds after which the agent is ended")
     max_output_mb: float = Field(16, gt=0, description="an agent that prints more MB is ended")
     history: int = Field(10, ge=1, description="earlier attempts that the prompt tells of")
@@ -52,19 +61,41 @@ class AgentCoder(speedkit.Coder):
     """Starts the agent in a folder that holds the editable files and nothing else.
 
     Home and temporary folder are new and empty, the environment is an allow-list, and at the
-    end no process of the agent is left. What the agent says of itself does not matter: it has
-    succeeded if a file has changed.
+    end no process of the agent is left. In the sandbox the rest of the machine can only be
+    read, and the user's home, the runs and the records of the family are hidden. What the
+    agent says of itself does not matter: it has succeeded if a file has changed.
     """
 
     Options = AgentOptions
     options: AgentOptions
 
     def bind(self, services: Services) -> None:
-        """Receive the services, and look for the program before the run starts."""
+        """Receive the services, and look for program and sandbox before the run starts."""
         super().bind(services)
         program = shlex.split(self.options.command)[0]
-        if shutil.which(program) is None:
+        path = shutil.which(program)
+        if path is None:
             raise speedkit.UsageError(f"coder agent: there is no program {program!r}; install it")
+        family = services.task.family
+        self._hidden = (Path(family.root), Path(family.script_root))
+        self._is_enclosed = self._choose()
+        if self._is_enclosed and sandbox.is_hidden(Path(path), self._hidden, self.options.readable):
+            raise speedkit.UsageError(
+                f"coder agent: {path} stands in a folder that the sandbox hides; name what it "
+                "needs in coder.readable, or set coder.sandbox=none"
+            )
+
+    def _choose(self) -> bool:
+        """Whether the agent runs in a sandbox."""
+        wanted = self.options.sandbox
+        reason = "" if wanted == "none" else sandbox.why_not()
+        if reason and wanted == "bwrap":
+            raise speedkit.UsageError(f"coder agent: no sandbox can be made: {reason}")
+        if reason:
+            logging.getLogger("speedkit").warning(
+                "speedkit: the agent runs without a sandbox (%s), with your rights", reason
+            )
+        return wanted != "none" and not reason
 
     def write(self, request: CodeRequest) -> Draft:
         """Return what the agent made of the files."""
@@ -73,19 +104,24 @@ class AgentCoder(speedkit.Coder):
         ) as name:
             folder = Path(name).resolve()
             fill(folder, request.files)
-            status = self._run(folder, write_prompt(request, self.options.history))
+            status = self._run(request, folder, write_prompt(request, self.options.history))
             said = (folder / "output.txt").read_text("utf-8", "replace")
             said = self._without_secrets(said)
             (request.log_dir / "agent.log").write_text(said, "utf-8", "replace")
             return self._draft(request, folder, status, said)
 
-    def _run(self, folder: Path, prompt: str) -> int | None:
+    def _run(self, request: CodeRequest, folder: Path, prompt: str) -> int | None:
         most = self.options.max_output_mb * 1e6
         command = shlex.split(self.options.command)
         has_place = any(PROMPT in word for word in command)
         (folder / "prompt.txt").write_text("" if has_place else prompt, "utf-8", "replace")
+        command = [word.replace(PROMPT, prompt) for word in command]
+        if self._is_enclosed:
+            runs = request.log_dir.resolve().parents[2]  # beside this run stand others
+            hidden = (*self._hidden, runs)
+            command = sandbox.enclosed(command, folder, hidden, self.options.readable)
         return run(
-            [word.replace(PROMPT, prompt) for word in command],
+            command,
             env=self._environment(folder),
             folder=folder / "work",
             given=folder / "prompt.txt",

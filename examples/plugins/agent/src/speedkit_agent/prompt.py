@@ -43,9 +43,7 @@ def _parts(request: CodeRequest, history: int) -> Iterator[str]:
 
 def _attempts(request: CodeRequest, history: int) -> str:
     parent = request.parent
-    others = [n for n in request.tree if n.id not in (0, parent.id)][
-        -history or len(request.tree) :
-    ]
+    others = [n for n in request.tree if n.id not in (0, parent.id)][-history:]
     lines = [_attempt(node) for node in others]
     if parent.id:
         lines.append(f"This script is {_attempt(parent)}")
