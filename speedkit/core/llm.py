@@ -293,6 +293,7 @@ class LLM:
             reply,
             text=stored.text,
             reasoning=stored.reasoning,
+            model_served=stored.model_served,
             finish_reason=stored.finish_reason,
         )
 

@@ -37,9 +37,9 @@ ABANDON_S = 5.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception|Timeout): |Timeout Error: |\w+ - )+")
 _OVERFLOW = re.compile(
-    r"ContextWindowExceeded|context_length_exceeded|exceed_context_size|maximum context length"
-    r"|context window|available context size|(?:prompt|input) is too long"
-    r"|too many (?:input )?tokens",
+    r"ContextWindowExceeded|context_length_exceeded|exceed_context_size"
+    r"|context (?:length|window|size|limit)|maximum prompt length|maximum number of tokens allowed"
+    r"|(?:prompt|input) is too long|too many (?:input )?tokens",
     re.IGNORECASE,
 )
 _UNWELCOME = re.compile(r"content.?policy|content.?filter|safety system", re.IGNORECASE)

@@ -54,7 +54,9 @@ class LLMSettings(BaseModel):
     max_output_tokens: int | None = Field(None, gt=0, description="limit on tokens of one reply")
     stream: bool = Field(False, description="receive replies in pieces, and notice a stall sooner")
     timeout_s: float = Field(600, gt=0, description="seconds for one attempt")
-    stall_s: float = Field(120, gt=0, description="seconds between two pieces of a streamed reply")
+    stall_s: float = Field(
+        120, gt=0, description="seconds to the first piece of a streamed reply, and between two"
+    )
     deadline_s: float = Field(1800, gt=0, description="seconds for one call, all attempts together")
     max_retries: int = Field(
         6, ge=0, description="retries after errors; a server that asks to wait does not use them up"

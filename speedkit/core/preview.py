@@ -87,6 +87,7 @@ def _first_request(
         seed=node_seed(config.seed, 1),
         log_dir=Path("nodes", "0001"),
         read_files=lambda _: files,
+        nproc=parts.executor.nproc,
     )
 
 

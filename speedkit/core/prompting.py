@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,7 @@ from speedkit.core.files import one_line, printable
 from speedkit.core.llm_types import Message, estimate_tokens
 from speedkit.core.metrics import Metrics
 from speedkit.core.node import Node, Outcome, Stage, Tree
-from speedkit.core.task import Task
+from speedkit.core.task import RunRules, Task
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "prompts"
 SUFFIX = ".j2"
@@ -49,7 +51,7 @@ BYTES_PER_TOKEN = 3
 
 _CODE = (
     "task family_title description script target_loss start_time reference command timeout "
-    "packages knowledge history files stage parent attempt format_instructions"
+    "packages knowledge history files stage parent attempt artifacts format_instructions"
 )
 _HINT = "task changelog start_code target_code diff"
 _SLOTS = {
@@ -249,9 +251,11 @@ def installed_packages(python: str | None = None, *, limit: int = MAX_PACKAGES) 
 
 
 def _ask_interpreter(python: str) -> list[tuple[str, str]]:
+    # It is asked in another folder, where a relative path would lead nowhere.
+    program = os.path.abspath(shutil.which(os.path.expanduser(python)) or python)
     try:
         done = subprocess.run(
-            [python, "-c", _LIST_PACKAGES],
+            [program, "-c", _LIST_PACKAGES],
             capture_output=True,
             text=True,
             timeout=60,
@@ -324,8 +328,8 @@ def earlier_attempts(tree: Tree, parent: Node) -> list[Node]:
     """Return the attempts that a child of ``parent`` should know of, newest first.
 
     These are the ancestors of the parent without node 0, and the finished children of the
-    parent that did not help: not valid, or not faster. The parent itself has its own
-    place in the prompt.
+    parent that did not help: not valid, or not faster. One that was dropped has not been tried.
+    The parent itself has its own place in the prompt.
     """
     ancestors = [n for n in tree.ancestors(parent.id) if n.id != 0]
     siblings = [n for n in tree.children(parent.id) if _did_not_help(n, parent)]
@@ -333,7 +337,7 @@ def earlier_attempts(tree: Tree, parent: Node) -> list[Node]:
 
 
 def _did_not_help(node: Node, parent: Node) -> bool:
-    if node.outcome is Outcome.PENDING:
+    if node.outcome in (Outcome.PENDING, Outcome.DROPPED):
         return False
     before, after = parent.train_time_ms, node.train_time_ms
     return not (node.is_valid and after is not None and (before is None or after < before))
@@ -384,7 +388,7 @@ def build_messages(
     nodes = earlier_attempts(request.tree, request.parent)
     text = templates.render(
         _template_of(request),
-        **_task_slots(request.task, request.tree.root),
+        **_task_slots(request),
         packages=list(packages),
         knowledge=list(request.knowledge),
         history=render_history(templates, nodes, token_budget),
@@ -410,17 +414,20 @@ def _template_of(request: CodeRequest) -> str:
     return "draft" if request.knowledge else "draft_unguided"
 
 
-def _task_slots(task: Task, root: Node) -> dict[str, Any]:
+def _task_slots(request: CodeRequest) -> dict[str, Any]:
+    task = request.task
+    run = task.run_with(request.nproc)
     return {
         "task": task.name,
         "family_title": task.family.title,
         "description": task.family.description,
         "script": task.script,
         "target_loss": f"{task.rules.target:g}",
-        "start_time": time_in_words(root.train_time_ms),
+        "start_time": time_in_words(request.tree.root.train_time_ms),
         "reference": reference_times(task),
-        "command": launch_command(task),
-        "timeout": f"{task.run.timeout_s:g} s",
+        "command": launch_command(task, run),
+        "timeout": f"{run.timeout_s:g} s",
+        "artifacts": list(task.family.artifacts),
     }
 
 
@@ -434,9 +441,8 @@ def reference_times(task: Task) -> str:
     return f"{times} for the record to be matched{where}, a factor of {start / target:.3f}"
 
 
-def launch_command(task: Task) -> str:
+def launch_command(task: Task, run: RunRules) -> str:
     """Return the command line that starts the script, as a user would type it."""
-    run = task.run
     head = (
         ("torchrun", "--standalone", f"--nproc_per_node={run.nproc}")
         if run.launcher == "torchrun"

@@ -30,34 +30,44 @@ _NOT_A_SECRET_NAME = re.compile(r"_(?:path|file|dir|url|sock|name|limit|env)$", 
 _NAMING_VARIABLE = "SPEEDKIT_LLM_API_KEY_ENV"
 _PLAIN_VALUE = re.compile(r"[+-]?[\d.,_]{1,11}|true|false|none|null|default|disabled|enabled", re.I)
 
+# Of "\nsk-…" in JSON or in a literal, "%3Dsk-…" in an address and "[32msk-…" on a terminal, the
+# letter or digit before the key is the end of something else.
+_ESCAPE = (
+    r"(?<=\\[abefnrtv])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
+    r"|(?<=\[m)|(?<=[\[;]\dm)|(?<=[\[;]\d\dm)|(?<=;\d\d\dm)"
+)
+_WORD = rf"(?:(?<!\w)|{_ESCAPE})"
+_DASHED = rf"(?:(?<![\w-])|{_ESCAPE})"
+_BASE64 = rf"(?:(?<![A-Za-z0-9+/])|{_ESCAPE})"
+
 _SHAPES = {
-    "sk-": r"(?<![\w-])sk-(?=[\w-]*\d)[\w-]{20,}",
-    "ghp_": r"(?<!\w)ghp_[A-Za-z0-9]{36,}",
-    "gho_": r"(?<!\w)gho_[A-Za-z0-9]{36,}",
-    "ghs_": r"(?<!\w)ghs_[A-Za-z0-9]{36,}",
-    "ghu_": r"(?<!\w)ghu_[A-Za-z0-9]{36,}",
-    "ghr_": r"(?<!\w)ghr_[A-Za-z0-9]{36,}",
-    "github_pat_": r"(?<!\w)github_pat_\w{50,}",
-    "glpat-": r"(?<!\w)glpat-[\w-]{20,}",
-    "hf_": r"(?<!\w)hf_[A-Za-z0-9]{30,}",
-    "gsk_": r"(?<!\w)gsk_[A-Za-z0-9]{40,}",
-    "csk-": r"(?<![\w-])csk-(?=[a-z0-9]*\d)[a-z0-9]{40,}",
-    "fw_": r"(?<!\w)fw_(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{22,}",
-    "tgp_v1_": r"(?<!\w)tgp_v1_[\w-]{30,}",
-    "npm_": r"(?<!\w)npm_[A-Za-z0-9]{36,}",
-    "pypi-AgE": r"(?<![\w-])pypi-AgE[\w-]{50,}",
-    "ya29.": r"(?<!\w)ya29\.[\w-]{30,}",
-    "r8_": r"(?<!\w)r8_[A-Za-z0-9]{36,}",
-    "xox": r"(?<!\w)xox[abeoprs]-[\w-]{20,}",
-    "xai-": r"(?<!\w)xai-[A-Za-z0-9]{60,}",
-    "nvapi-": r"(?<!\w)nvapi-[\w-]{40,}",
-    "pplx-": r"(?<!\w)pplx-[A-Za-z0-9]{40,}",
-    "AKIA": r"(?<![A-Za-z0-9+/])AKIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
-    "ASIA": r"(?<![A-Za-z0-9+/])ASIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
-    "AIza": r"(?<![\w-])AIza[\w-]{35}(?![\w-])",
-    ".eyJ": r"(?<!\w)eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    "sk-": _DASHED + r"sk-(?=[\w-]*\d)[\w-]{20,}",
+    "ghp_": _WORD + r"ghp_[A-Za-z0-9]{36,}",
+    "gho_": _WORD + r"gho_[A-Za-z0-9]{36,}",
+    "ghs_": _WORD + r"ghs_[A-Za-z0-9]{36,}",
+    "ghu_": _WORD + r"ghu_[A-Za-z0-9]{36,}",
+    "ghr_": _WORD + r"ghr_[A-Za-z0-9]{36,}",
+    "github_pat_": _WORD + r"github_pat_\w{50,}",
+    "glpat-": _WORD + r"glpat-[\w-]{20,}",
+    "hf_": _WORD + r"hf_[A-Za-z0-9]{30,}",
+    "gsk_": _WORD + r"gsk_[A-Za-z0-9]{40,}",
+    "csk-": _DASHED + r"csk-(?=[a-z0-9]*\d)[a-z0-9]{40,}",
+    "fw_": _WORD + r"fw_(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{22,}",
+    "tgp_v1_": _WORD + r"tgp_v1_[\w-]{30,}",
+    "npm_": _WORD + r"npm_[A-Za-z0-9]{36,}",
+    "pypi-AgE": _DASHED + r"pypi-AgE[\w-]{50,}",
+    "ya29.": _WORD + r"ya29\.[\w-]{30,}",
+    "r8_": _WORD + r"r8_[A-Za-z0-9]{36,}",
+    "xox": _WORD + r"xox[abeoprs]-[\w-]{20,}",
+    "xai-": _WORD + r"xai-[A-Za-z0-9]{60,}",
+    "nvapi-": _WORD + r"nvapi-[\w-]{40,}",
+    "pplx-": _WORD + r"pplx-[A-Za-z0-9]{40,}",
+    "AKIA": _BASE64 + r"AKIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
+    "ASIA": _BASE64 + r"ASIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
+    "AIza": _DASHED + r"AIza[\w-]{35}(?![\w-])",
+    ".eyJ": _WORD + r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
     "://": r"(?<=://)(?:[^\s/:@'\"]{0,100}:[^\s/@'\"]{1,200}|[^\s/:@'\"]{20,200})(?=@)",
-    "earer ": r"(?<!\w)[Bb]earer +(?!\[secret)[\w.~+/=-]{16,}",
+    "earer ": _WORD + r"[Bb]earer +(?!\[secret)[\w.~+/=-]{16,}",
 }
 """Keys that show by their form what they are, by a text that each of them holds.
 

@@ -92,6 +92,22 @@ def test_the_options_of_the_coder_count(program):
     assert content(plan) != content(program("prompts", "--task", TASK, "--json").json)
 
 
+def test_the_packages_are_those_of_the_interpreter_that_runs_the_scripts(
+    program, tmp_path, monkeypatch
+):
+    for name in ("ours", "theirs"):
+        python = tmp_path / name
+        python.write_text(f'#!/bin/sh\necho \'[["{name}", "1"]]\'\n')
+        python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    told = ("prompts", "--task", TASK, "-o", "executor.python=./theirs")
+    assert "\n\ntheirs 1\n\n" in program(*told).out
+    assert "\n\nours 1\n\n" in program(*told, "-o", f"coder.python={tmp_path / 'ours'}").out
+    away = program("prompts", "--task", TASK, "-o", "executor.python=./nobody's")
+    assert (away.code, away.out) == (2, "")
+    assert "executor.python" in away.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -407,6 +407,31 @@ def test_a_fragment_is_no_file():
     assert apply(reply, "whole", {"train.py": old}).files["train.py"] == new
 
 
+@pytest.mark.parametrize(
+    ("comment", "stands_for_code"),
+    [
+        ("# original code", True),
+        ("# same code as above", True),
+        ("# Original code here ...", True),
+        ("# existing code for the loop", True),
+        ("# Original code divided by 10, which is slower", False),
+        ("# same code path for all ranks", False),
+    ],
+)
+def test_a_remark_on_code_is_no_elision(comment, stands_for_code):
+    reply = block("    return x\n", f"    {comment}\n    return 2 * x\n")
+    if stands_for_code:
+        with pytest.raises(EditError, match="is left out"):
+            apply(reply)
+    else:
+        assert comment in apply(reply).files["train.py"]
+
+
+def test_a_file_with_a_byte_order_mark_can_be_edited():
+    result = apply(RATE, files={"train.py": "\ufeff" + OLD})
+    assert result.files == {"train.py": "\ufeff" + NEW}
+
+
 def test_an_elision_of_the_old_file_may_stay():
     old = OLD + "# ... existing code of others ...\n"
     assert apply(RATE, files={"train.py": old}).changed == ("train.py",)

@@ -276,6 +276,7 @@ def test_all_tokens_spent_on_thought_is_a_failed_edit(tmp_path):
     draft, llm = write(tmp_path, [reply("", "length"), edit()])
     assert not draft.failure
     assert llm.purposes == ["code", "reflect"]
+    assert "before the answer began" in llm.said(1)
 
 
 CODE = "```python\nx = 1\nx = 1\ny = 2\n```\n"
@@ -346,7 +347,8 @@ def test_a_prompt_that_is_too_long_loses_history_then_the_tail_of_knowledge(tmp_
 
 def test_a_prompt_that_never_fits_is_a_failure(tmp_path):
     draft, llm = write(tmp_path, [ContextOverflow("too long")], history_request(tmp_path))
-    assert draft.failure == "context: the prompt does not fit the model, even at its shortest"
+    told = "context: the prompt does not fit the model, even at its shortest: too long"
+    assert draft.failure == told
     assert draft.notes["failure"] == "context"
     assert len({llm.said(i) for i in range(len(llm.calls))}) == len(llm.calls) == 5
 

@@ -316,6 +316,8 @@ def test_refusals_are_final_and_say_why_in_one_line(serve: Any, step: Step, word
         fail(400, "This model's maximum context length is 4096 tokens", "context_length_exceeded"),
         fail(400, "the request exceeds the available context size", "exceed_context_size_error"),
         fail(400, "prompt is too long: 300000 tokens > 200000 maximum", "invalid_request_error"),
+        fail(400, "This model's maximum prompt length is 9 but the request contains 10 tokens."),
+        fail(400, "The model is loaded with context length of only 4096 tokens"),
         fail(413, "request entity too large"),
     ],
 )
@@ -522,6 +524,20 @@ def test_equal_requests_at_once_are_sent_once(serve: Any, tmp_path: Path) -> Non
     assert {reply.text for reply in replies} == {"reply 0"}
     assert len(server.requests) == 1
     assert sum(reply.cached for reply in replies) == 5
+
+
+def test_of_two_runs_that_ask_the_same_both_go_on_as_a_replay_will(
+    serve: Any, tmp_path: Path
+) -> None:
+    def script(request: Request) -> Step:
+        if request.index == 0:
+            ask(client(server, cache=tmp_path / "c"))  # another run is asked later, and is faster
+        return say(f"reply {request.index}", model=f"model-{request.index}")
+
+    server = serve(script)
+    replies = [ask(client(server, cache=tmp_path / "c")) for _ in range(2)]
+    assert [reply.cached for reply in replies] == [False, True]
+    assert [(r.text, r.model_served) for r in replies] == [("reply 1", "model-1")] * 2
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache": Path("/nowhere/replies")}])

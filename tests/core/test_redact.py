@@ -68,6 +68,29 @@ def test_well_known_keys_go_by_their_shape(name: str, form: str) -> None:
     assert redactor.clean(form.format(KEYS[name]).encode()) == cleaned.encode()
 
 
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+    "before",
+    [
+        "\\n",
+        "\\t",
+        "\\x0a",
+        "\\u0022",
+        "%3D",
+        "%22",
+        "\x1b[m",
+        "\x1b[1m",
+        "\x1b[1;32m",
+        "[38;5;208m",
+    ],
+)
+def test_the_end_of_an_escape_does_not_hide_a_key(name: str, before: str) -> None:
+    redactor = Redactor()
+    text = before + KEYS[name] + '"'
+    assert redactor.clean(text) == before + '[secret]"'
+    assert redactor.clean(text.encode()) == (before + '[secret]"').encode()
+
+
 def test_what_stands_in_headers_and_addresses_goes() -> None:
     clean = Redactor().clean
     assert clean("Authorization: Bearer abcDEF0123456789xyz") == "Authorization: [secret]"

@@ -49,6 +49,7 @@ SAMPLE = {
     "reference": "the reference times",
     "command": "torchrun solve.py",
     "timeout": "3600 s",
+    "artifacts": ["model.pt"],
     "packages": list(PACKAGES),
     "knowledge": [HINT],
     "history": "the history",
@@ -91,7 +92,7 @@ EXPECTED = {
     "task": ["toy/1", "the family", "the description", "3.28", "12.000 s", "the reference times"],
     "constraints": [
         *("`torchrun solve.py`", "3600 s", "validation tokens", "log stays", "one file"),
-        *("network", "checkpoints", "modules installed"),
+        *("network", "checkpoints", "even if it is installed", "still saves model.pt"),
     ],
     "packages": ["torch 2.9, numpy 2.1"],
     "knowledge": ["Pseudocode (hints/1)", "use fewer steps"],
@@ -296,6 +297,25 @@ def test_improve_shows_the_parent_and_debug_its_error(tmp_path):
     assert "Find the cause" in debug
 
 
+def test_improving_the_start_script_does_not_call_it_an_attempt(tmp_path):
+    text = build(tmp_path, stage=Stage.IMPROVE)
+    assert "This is the start script; make it faster." in text
+    assert "Attempt 0" not in text
+    assert "step 0" not in text
+
+
+def test_the_model_that_is_tested_after_the_run_is_named(tmp_path):
+    assert "The model in it is tested" not in build(tmp_path)
+    mini = find_task("mini/1")
+    assert "still saves model.pt" in build(tmp_path, task=mini)
+
+
+def test_the_plan_comes_before_the_answer(tmp_path):
+    text = build(tmp_path)
+    assert text.index("First write a plan") < text.index("on one line that")
+    assert "Begin with" not in text
+
+
 def test_debugging_a_failed_edit_does_not_speak_of_a_fault_in_the_script(tmp_path):
     failed = node(1, outcome=Outcome.EDIT_FAILED, metrics=None, reason="edit: no block")
     text = build(tmp_path, nodes=[failed], parent=1, stage=Stage.DEBUG)
@@ -331,6 +351,7 @@ def test_history_holds_ancestors_and_failed_siblings_newest_first():
             node(7, 3, outcome=Outcome.PENDING, metrics=None),
             node(8, 3, outcome=Outcome.INVALID),
             node(9, 4),
+            node(10, 3, outcome=Outcome.DROPPED, metrics=None),
         ]
     )
     assert [n.id for n in earlier_attempts(tree, tree[3])] == [8, 5, 4, 1]
@@ -469,9 +490,22 @@ def test_the_command_names_launcher_and_processes(tmp_path):
     run = 'launcher = "torchrun"\nnproc = 8\nargs = ["a b"]'
     path.write_text(path.read_text().replace('launcher = "python"\nnproc = 1', run))
     other = find_task(f"{path.parent}/1")
-    assert prompting.launch_command(other) == (
-        "torchrun --standalone --nproc_per_node=8 solve.py 'a b'"
+    assert "`torchrun --standalone --nproc_per_node=8 solve.py 'a b'`" in build(
+        tmp_path, task=other
     )
+
+
+def test_the_command_and_the_limit_are_those_of_the_executor(tmp_path):
+    """With fewer processes than the family's the run takes longer, and it may."""
+    shutil.copytree(TOY, tmp_path / "family")
+    path = tmp_path / "family" / "family.toml"
+    run = 'launcher = "torchrun"\nnproc = 8'
+    text = path.read_text().replace('launcher = "python"\nnproc = 1', run)
+    path.write_text(text.replace("[[record]]", "[[record]]\nworld_sizes = [1, 8]"))
+    other = find_task(f"{path.parent}/1")
+    built = build(tmp_path, task=other, nproc=1)
+    assert "`torchrun --standalone --nproc_per_node=1 solve.py`" in built
+    assert f"within {8 * other.run.timeout_s:g} s" in built
 
 
 def test_a_reference_without_times_is_left_out(tmp_path):

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from speedkit.core.components import CodeRequest
+from speedkit.core.files import one_line
 from speedkit.core.prompting import (
     HYPOTHESIS_LABEL,
     Templates,
     build_messages,
-    one_line,
     quoted,
 )
 from speedkit.plugins.coders._hypothesis import MISSING, read_hypothesis
@@ -37,9 +37,9 @@ class AiderTemplates(Templates):
 def _answer_format(editable: Sequence[str]) -> str:
     return (
         "## Answer format\n\n"
-        f"Begin with one line `{HYPOTHESIS_LABEL}` followed by a sentence or two: what you change"
-        " and why it should\nshorten the training. Then give the change, in the edit format that"
-        " you were told to use.\n\n"
+        "Say what you change and why it should shorten the training, in a sentence or two on one"
+        f" line that begins with\n`{HYPOTHESIS_LABEL}`. Then give the change, in the edit format"
+        " that you were told to use.\n\n"
         f"Files that may be changed: {', '.join(editable)}. Create no other file, and suggest no"
         " commands to run.\n"
     )

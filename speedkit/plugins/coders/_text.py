@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from speedkit.core.preflight import parse
 from speedkit.core.prompting import END_MARKER
-from speedkit.core.syntax import quiet
 
 MAX_REPLY = 10 * 1024 * 1024
 """Bytes of a reply."""
@@ -28,7 +28,12 @@ _ELISIONS = (
         r".*(?:unchanged|same|before|here|omitted|\.\.\.|…)",
         re.IGNORECASE,
     ),
-    re.compile(r"\s*#\s*\(?(?:existing|unchanged|same|original) code\b", re.IGNORECASE),
+    re.compile(r"\s*#\s*\(?(?:existing|unchanged) code\b", re.IGNORECASE),
+    re.compile(
+        r"\s*#\s*\(?(?:same|original) code(?:[\s.…:,-]+(?:as|before|above|below|here|goes|stays|"
+        r"remains|continues|follows|unchanged|omitted|the|same))*[\s.…:)]*\Z",
+        re.IGNORECASE,
+    ),
 )
 
 
@@ -145,8 +150,7 @@ def python_problem(text: str) -> str:
     if len(text) > MAX_FILE:
         return f"it has over {MAX_FILE} characters"
     try:
-        with quiet():
-            compile(text, "script", "exec", dont_inherit=True)
+        parse(text)
     except SyntaxError as error:
         shown = (error.text or "").strip()[:200]
         return f"line {error.lineno}: {error.msg}" + (f": {shown!r}" if shown else "")

@@ -70,7 +70,8 @@ class AiderCoderOptions(Options):
         None, description="folder of templates that replace the built-in ones"
     )
     python: str | None = Field(
-        None, description="interpreter that runs the scripts, if not this one"
+        None,
+        description="interpreter whose packages the prompt lists; by default executor.python",
     )
     pass_env: tuple[str, ...] = Field(
         (), description="names of further variables that aider needs for the provider"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from speedkit.core.components import Coder, CodeRequest, Draft, Options, Services
+from speedkit.core.files import one_line
 from speedkit.core.llm_types import ContextOverflow, LLMError, Message, Reply
 from speedkit.core.node import Stage
 from speedkit.core.prompting import (
@@ -20,7 +21,6 @@ from speedkit.core.prompting import (
     format_instructions,
     head_and_tail,
     installed_packages,
-    one_line,
 )
 from speedkit.plugins.coders._continuation import complete_lines, join_parts, last_line
 from speedkit.plugins.coders._hypothesis import read_hypothesis
@@ -66,7 +66,8 @@ class LLMCoderOptions(Options):
         None, description="folder of templates that replace the built-in ones"
     )
     python: str | None = Field(
-        None, description="interpreter that runs the scripts, if not this one"
+        None,
+        description="interpreter whose packages the prompt lists; by default executor.python",
     )
 
 
@@ -187,10 +188,9 @@ class _Sample:
                     self._reflect(text, str(error))
                 else:
                     return self._success(result, text)
-        except ContextOverflow:
-            return self._failed(
-                "context", "the prompt does not fit the model, even at its shortest"
-            )
+        except ContextOverflow as error:
+            reason = f"the prompt does not fit the model, even at its shortest: {one_line(error)}"
+            return self._failed("context", reason)
         except LLMError as error:
             return self._failed("model", one_line(str(error)))
         reason = (
@@ -251,6 +251,10 @@ class _Sample:
     def _apply(self, text: str, finish_reason: str) -> EditResult:
         if finish_reason in _WITHHELD:
             raise EditError(f"the answer was withheld by the provider ({finish_reason})")
+        if finish_reason == "length" and not text.strip():
+            raise EditError(
+                "the limit on output tokens was reached before the answer began; reason less"
+            )
         files = self.request.files
         finished = finish_reason == "stop"
         return apply_reply(text, files, self.format, tuple(files), finished=finished)

@@ -7,7 +7,7 @@ import heapq
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -44,8 +44,18 @@ NOTHING_TO_TUNE = (
 
 BUGGY_VALUE = 10.0
 """What the sampler is told of a node that crashed, and the most it is told of any node."""
-PENALTY = 10.0
-"""Added to 1 for each unit by which val_loss is over the target, relative to the target."""
+STEEPNESS = 10.0
+"""By how much the logarithm of the time to the target grows with val_loss relative to the target.
+
+Late in a training a loss that is 1 % lower takes about a tenth more steps.
+"""
+LARGEST_MARGIN = 0.1
+"""The loss under the target, relative to it, that is counted at most."""
+REACH = 0.9
+"""Least factor on the steps that seem to suffice where other values change, too, so that these
+show."""
+RAN = (Outcome.VALID, Outcome.QUARANTINED, Outcome.INVALID)
+"""Outcomes of nodes whose val_loss tells something of their numbers."""
 HISTORY = 100
 """Nodes that the sampler learns from at most, so that the cost of a node stays flat."""
 DIGITS = 4
@@ -152,6 +162,9 @@ class TunerCoder(Coder):
     ``counts`` names, as little else saves time, and others drawn at random. Where
     ``max_changes`` is 1, it is any one. The new values come from the sampler, which is
     rebuilt from the tree each time, so that ``write`` is a pure function of the request.
+
+    With ``tpe`` the count of steps is not the sampler's: it is drawn between what sufficed and
+    what did not, and the sampler looks for values with which fewer steps would suffice.
     """
 
     Options = TunerOptions
@@ -205,15 +218,37 @@ class TunerCoder(Coder):
         for attempt in range(ATTEMPTS):
             chosen = self._chosen(ranges, rng)
             seed = rng.getrandbits(32)
-            if attempt == 0 and self.options.sampler == "tpe":
-                factors = draw_tpe(chosen, history(request, chosen), seed, self.options.startup)
-            else:
-                factors = draw_random(chosen, seed)
+            factors = draw_random(chosen, seed)
+            if self.options.sampler == "tpe":
+                factors |= self._count(request, ranges, chosen, current, seed)
+                rest = [r for r in chosen if r is not self._leading_count(ranges)]
+                if attempt == 0 and rest:
+                    trials = history(request, rest)
+                    factors |= draw_tpe(rest, trials, seed, self.options.startup)
             values = {r.name: r.value(factors[r.name]) for r in chosen}
             changes = {name: value for name, value in values.items() if value != current[name]}
             if changes:
                 return changes
         return {}
+
+    def _count(
+        self,
+        request: CodeRequest,
+        ranges: Sequence[Range],
+        chosen: Sequence[Range],
+        current: Mapping[str, int | float],
+        seed: int,
+    ) -> dict[str, float]:
+        """Return a factor for the count of steps, if that is among what was chosen."""
+        count = self._leading_count(ranges)
+        if count is None or count not in chosen:
+            return {}
+        low, high = bracket(request.tree, count, {r.name: current[r.name] for r in ranges})
+        if len(chosen) > 1:
+            margin = min(1.0, to_target(request.parent, request.task.rules.target) or 1.0)
+            enough = min(high, margin * count.factor(current[count.name]))
+            low = max(count.low, REACH * enough)
+        return draw_random([replace(count, low=low, high=high)], seed)
 
     def _chosen(self, ranges: Sequence[Range], rng: random.Random) -> list[Range]:
         """Choose what to change; the count of steps comes first, as only fewer steps save time."""
@@ -259,15 +294,38 @@ def draw_tpe(
     return {r.name: ask.suggest_float(r.name, r.low, r.high, log=True) for r in space}
 
 
+def bracket(
+    tree: Iterable[Node], count: Range, current: Mapping[str, int | float]
+) -> tuple[float, float]:
+    """Return between which factors the least count of steps lies that suffices, as far as is known.
+
+    Only nodes tell that differ from ``current`` in the count alone.
+
+    Args:
+        current: the values of the parent, whose count is taken to suffice.
+    """
+    others = {**current, count.name: None}
+    tried = [
+        (node, count.factor(params[count.name]))
+        for node in tree
+        if (params := _params(node)).get(count.name) is not None
+        and {**params, count.name: None} == others
+    ]
+    enough = [factor for node, factor in tried if node.is_valid]
+    high = min([count.factor(current[count.name]), *enough])
+    short = [f for node, f in tried if node.outcome is Outcome.INVALID and f < high]
+    return max([count.low, *short]), high
+
+
 def history(request: CodeRequest, ranges: Sequence[Range]) -> list[Trial]:
     """Return the finished nodes that the tuner wrote, and node 0, oldest first.
 
     Of more than ``HISTORY``, the better half of that number and the latest ones are kept.
     """
     target, scale = request.task.rules.target, _scale(request.tree)
-    scored = [(1.0, 0)]
+    scored = []
     for node in request.tree:
-        value = score(node, target, scale) if node.id != 0 and _params(node) else None
+        value = score(node, target, scale) if node.id == 0 or _params(node) else None
         if value is not None:
             scored.append((value, node.id))
     return [Trial(id_, _factors(request.tree[id_], ranges), value) for value, id_ in _thin(scored)]
@@ -276,23 +334,34 @@ def history(request: CodeRequest, ranges: Sequence[Range]) -> list[Trial]:
 def score(node: Node, target: float, scale: float) -> float | None:
     """Return what the tuner minimises; None where a node says nothing about its numbers.
 
-    Valid: training time relative to the start record's. Invalid with metrics: 1, plus a
-    penalty that grows with the distance of val_loss from the target. Else a large value.
+    It is the time, relative to the start record's, that a node would need to the target, by a
+    rule of thumb: so a node that stopped short tells of its values, too. A node that is
+    invalid at a loss under the target gets 1 at least, one that has no metrics a large value.
 
     Args:
-        node: a node other than node 0.
         target: validation loss in nats per token.
         scale: training time of the start record in milliseconds.
     """
-    if node.outcome in (Outcome.PENDING, Outcome.EDIT_FAILED):
+    if node.id == 0 and node.metrics is None:
+        return 1.0
+    if node.outcome in (Outcome.PENDING, Outcome.EDIT_FAILED, Outcome.DROPPED):
         return None
-    if node.is_valid and node.train_time_ms is not None:
-        return min(node.train_time_ms / scale, BUGGY_VALUE)
-    if node.outcome is Outcome.INVALID and node.metrics is not None:
-        excess = (node.metrics.val_loss - target) / target
-        if math.isfinite(excess):
-            return min(1 + PENALTY * max(excess, 0.0), BUGGY_VALUE)
-    return BUGGY_VALUE
+    rest = to_target(node, target)
+    if node.outcome not in RAN or rest is None:
+        return BUGGY_VALUE
+    least = 0.0 if node.is_valid or rest > 1 else 1.0
+    return min(max(rest * (node.train_time_ms or scale) / scale, least), BUGGY_VALUE)
+
+
+def to_target(node: Node, target: float) -> float | None:
+    """Return by which factor a node's time would change if it ended at the target, roughly.
+
+    None where it has no loss.
+    """
+    excess = math.nan if node.metrics is None else (node.metrics.val_loss - target) / target
+    if not math.isfinite(excess):
+        return None
+    return math.exp(STEEPNESS * min(max(excess, -LARGEST_MARGIN), 1.0))
 
 
 def _scale(tree: Iterable[Node]) -> float:

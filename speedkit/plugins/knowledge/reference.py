@@ -193,7 +193,7 @@ class GuideOptions(Options):
     guide: bool = Field(True, description="give the guide, with its examples")
     reference: bool = Field(True, description="give signatures and docstrings of installed torch")
     python: str | None = Field(
-        None, description="interpreter whose torch is described; by default speedkit's own"
+        None, description="interpreter whose torch is described; by default executor.python"
     )
     max_chars: int = Field(
         16_000, ge=2_000, le=1_000_000, description="size of the reference in characters, at most"

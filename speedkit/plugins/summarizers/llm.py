@@ -12,13 +12,12 @@ from pydantic import Field
 
 from speedkit.core.components import Options, Services, Summarizer, SummaryRequest
 from speedkit.core.errors import BudgetReached
-from speedkit.core.files import printable
+from speedkit.core.files import one_line, printable
 from speedkit.core.llm_types import LLMError, LLMRefused, LLMStopped, estimate_tokens
 from speedkit.core.prompting import (
     Templates,
     head_and_tail,
     metrics_in_words,
-    one_line,
     time_in_words,
 )
 
