@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from speedkit.core.findings import Finding, Level
     from speedkit.core.guards import Code, Guard, GuardOptions, Result
     from speedkit.core.hookspecs import Register, RegisterCommand, hookimpl
+    from speedkit.core.llm_types import LLMError, Message, Reply
     from speedkit.core.metrics import Metrics, Report, fsr
     from speedkit.core.node import Node, Outcome, Stage, Tree
     from speedkit.core.run import Run
@@ -58,7 +59,9 @@ _PUBLIC = {
     "Judgement": "core.components",
     "KnowledgeEntry": "core.components",
     "KnowledgeSource": "core.components",
+    "LLMError": "core.llm_types",
     "Level": "core.findings",
+    "Message": "core.llm_types",
     "Metrics": "core.metrics",
     "Node": "core.node",
     "Options": "core.components",
@@ -68,6 +71,7 @@ _PUBLIC = {
     "RankError": "core.components",
     "Register": "core.hookspecs",
     "RegisterCommand": "core.hookspecs",
+    "Reply": "core.llm_types",
     "Report": "core.metrics",
     "Result": "core.guards",
     "Run": "core.run",
@@ -107,7 +111,9 @@ __all__ = [
     "Judgement",
     "KnowledgeEntry",
     "KnowledgeSource",
+    "LLMError",
     "Level",
+    "Message",
     "Metrics",
     "Node",
     "Options",
@@ -117,6 +123,7 @@ __all__ = [
     "RankError",
     "Register",
     "RegisterCommand",
+    "Reply",
     "Report",
     "Result",
     "Run",

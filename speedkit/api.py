@@ -17,7 +17,7 @@ from speedkit.core.calibration import Calibration
 from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
 from speedkit.core.errors import RunDirectoryError, UsageError
-from speedkit.core.history import RunDirectory, default_run_path
+from speedkit.core.history import RunDirectory, new_run_path
 from speedkit.core.interrupt import Interrupt, signals_as_interrupt
 from speedkit.core.ledger import Ledger
 from speedkit.core.node import Node, Tree
@@ -64,6 +64,7 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     config: RunConfig | None = None,
     plugins: Plugins | None = None,
+    on_begin: Callable[[Path], None] = lambda path: None,
     on_event: OnEvent = lambda event: None,
     on_progress: OnProgress = lambda job, metrics, text, at_s: None,
     on_warning: Callable[[str], None] = lambda text: None,
@@ -80,6 +81,7 @@ def run(
         resume: a run directory to go on with, instead of a new one.
         config: a checked configuration; otherwise it is made from ``settings``.
         plugins: the plugins to use; by default those the configuration names.
+        on_begin: told of the run directory, before anything happens in it.
         on_event: receives every event of the journal, as a mapping.
         on_progress: receives job, metrics or None, text, and seconds for each line of
             rank 0 of a running job.
@@ -109,9 +111,11 @@ def run(
     components = assemble(config, plugins)
     found = task_of(config) if resume is None else stored_task(directory)
     if resume is None:
-        path = Path(out) if out is not None else default_run_path(found.name)
-        directory = RunDirectory.create(path, make_manifest(config, components, found))
+        manifest = make_manifest(config, components, found)
+        path = Path(out) if out is not None else new_run_path(found.name)
+        directory = RunDirectory.create(path, manifest)
     check_scripts(directory, found)
+    on_begin(directory.path)
     with directory.writing() as journal, signals_as_interrupt():
         state = Run.open(directory, found)
         search = Search(
@@ -164,6 +168,8 @@ def make_manifest(config: RunConfig, components: Components, task: Task) -> dict
     values = config.model_dump(mode="json")
     values["task"] = f"{family}/{task.id}"
     values["load"] = [str(Path(p).resolve()) if p.endswith(".py") else p for p in config.load]
+    for key in ("prompts", "llm_cache"):  # a run may be resumed from another folder
+        values[key] = values[key] and str(Path(values[key]).resolve())
     start = None if task.start_text is None else {"file": config.start, "script": task.start_text}
     values["start"] = None  # the script itself stands in the manifest
     return {

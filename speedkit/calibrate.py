@@ -8,18 +8,20 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from speedkit.core import calibration as calibrations
-from speedkit.core.assemble import make_component
+from speedkit.core.assemble import make_component, task_of
 from speedkit.core.calibration import Calibration, OnRun
 from speedkit.core.components import Executor, Services
 from speedkit.core.config import check_config
 from speedkit.core.errors import UsageError
 from speedkit.core.interrupt import signals_as_interrupt
+from speedkit.core.paths import cache_dir
 from speedkit.core.plugins import Plugins
-from speedkit.core.task import Task, find_task
+from speedkit.core.task import Task
 from speedkit.core.trial import Trials
 
 
@@ -29,6 +31,8 @@ def calibrate(
     runs: int = 3,
     executor: str = "torchrun",
     options: Mapping[str, Any] | None = None,
+    start: str | None = None,
+    target_loss: float | None = None,
     plugins: Plugins | None = None,
     on_run: OnRun = lambda which, k, trial: None,
 ) -> Calibration:
@@ -39,6 +43,8 @@ def calibrate(
         runs: how often each record is run.
         executor: where the records are run.
         options: options of the executor.
+        start: file with the script that runs start from, if it is not the start record's.
+        target_loss: the gate of the runs that are to use the times, if it is not the family's.
         plugins: the plugins to use; by default those that are installed.
         on_run: told of each run: ``"start"`` or ``"target"``, its number from 1, the trial.
 
@@ -46,32 +52,42 @@ def calibrate(
         SpeedkitError: a record does not run here.
         KeyboardInterrupt: after the running job was ended; nothing was kept.
     """
-    found = find_task(task)
     settings = {"executor": dict(options)} if options else {}
-    config = check_config({"task": task, "executor": executor, "options": settings})
+    values = {"task": task, "executor": executor, "start": start, "target_loss": target_loss}
+    config = check_config({**values, "options": settings})
+    found = task_of(config)
     part: Executor = make_component(config, plugins or Plugins(), "executor", executor)
     if part.smoke_steps:
         raise UsageError("a smoke run times nothing; calibrate without smoke_steps")
     part.bind(Services(task=found, seed=0, llm=_no_llm))
-    made = _measure(found, part, runs, on_run)
+    place = None if executor == "torchrun" else cache_dir()  # which other machines can see
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+    made = _measure(found, part, runs, on_run, place)
     calibrations.save(found, made)
     return made
 
 
-def _measure(task: Task, executor: Executor, runs: int, on_run: OnRun) -> Calibration:
-    """Measure in a thread, so that an interrupt ends the running job as a run would."""
+def _measure(
+    task: Task, executor: Executor, runs: int, on_run: OnRun, place: Path | None
+) -> Calibration:
+    """Measure in a thread, so that an interrupt ends the running job as a run would.
+
+    Args:
+        place: below which jobs have their files; None for the folder for temporary ones.
+    """
     cancel = threading.Event()
     with (
-        tempfile.TemporaryDirectory(prefix="speedkit-calibrate-") as name,
+        tempfile.TemporaryDirectory(prefix="speedkit-calibrate-", dir=place) as name,
         ThreadPoolExecutor(1, thread_name_prefix="calibrate") as pool,
     ):
         folder = Path(name)
         data = task.data_folder()
         trials = Trials(task, executor, uuid.uuid4().hex, folder / "work", data, cancel)
-        future = pool.submit(calibrations.measure, task, trials, folder / "logs", runs, on_run)
+        measure = partial(calibrations.measure, task, trials, folder / "logs", runs, on_run)
         try:
             with signals_as_interrupt():
-                return future.result()
+                return pool.submit(measure).result()
         except KeyboardInterrupt:
             cancel.set()
             raise

@@ -80,7 +80,9 @@ def command(
             runs=count,
             executor=config.executor,
             options=config.options.get("executor"),
-            plugins=plugins_of(ctx, load, block),
+            start=config.start,
+            target_loss=config.target_loss,
+            plugins=plugins_of(ctx, config.load, config.block),
             on_run=lambda which, k, trial: _say(which, k, count, trial),
         )
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +18,16 @@ def plugins_of(ctx: click.Context, load: Sequence[str] = (), block: Sequence[str
     """Return the plugins of this process, with further ones if the command names some."""
     root = ctx.find_root()
     if load or block or not isinstance(root.obj, Plugins):
-        load = (*(root.params.get("load") or ()), *load)
-        block = (*(root.params.get("block") or ()), *block)
-        root.obj = Plugins(load, block)
+        root.obj = Plugins(_with_root(ctx, "load", load), _with_root(ctx, "block", block))
         for broken in root.obj.broken:
             click.echo(broken_line(broken), err=True)
     plugins: Plugins = root.obj
     return plugins
+
+
+def _with_root(ctx: click.Context, key: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return names after those that were given before the command, each once."""
+    return tuple(dict.fromkeys((*(ctx.find_root().params.get(key) or ()), *names)))
 
 
 class ComponentName(click.ParamType):
@@ -58,6 +61,19 @@ class TaskName(click.ParamType):
         return [CompletionItem(n) for n in names if n.startswith(incomplete)]
 
 
+plugin_option = click.option(
+    "--plugin", "plugin", multiple=True, metavar="KIND=NAME", help="Choose a component."
+)
+option_option = click.option(
+    "-o",
+    "--option",
+    "option",
+    multiple=True,
+    metavar="KIND.OPTION=VALUE",
+    help="Set an option of a component.",
+)
+
+
 def config_options(command: F) -> F:
     """Add the options that set keys of the configuration."""
     for option in reversed(_config_options()):
@@ -71,9 +87,7 @@ def _config_options() -> list[Callable[[F], F]]:
         for kind in ("scaffold", "coder", "executor", "summarizer")
     ]
     return [
-        click.option(
-            "--plugin", "plugin", multiple=True, metavar="KIND=NAME", help="Choose a component."
-        ),
+        plugin_option,
         *named,
         click.option(
             "--knowledge",
@@ -81,14 +95,7 @@ def _config_options() -> list[Callable[[F], F]]:
             type=ComponentName("knowledge"),
             help="Knowledge source; may be given several times.",
         ),
-        click.option(
-            "-o",
-            "--option",
-            "option",
-            multiple=True,
-            metavar="KIND.OPTION=VALUE",
-            help="Set an option of a component.",
-        ),
+        option_option,
         click.option("--hints", metavar="1,2,3|none", help="Hint levels given to the coder."),
         click.option(
             "--hints-from", metavar="shipped|generated|DIR", help="Whose hints; default: shipped."
@@ -142,20 +149,43 @@ def _config_options() -> list[Callable[[F], F]]:
     ]
 
 
+SEVERAL = {"knowledge": "knowledge", "guard": "guards"}
+"""Kinds of which a run may have several, and the settings that hold their names."""
+
+
 def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, Any]) -> Any:
     """Return the checked configuration from the flags of a command.
 
-    ``--hints-from``, which is short for an option, is moved among the options of ``flags``.
+    ``--hints-from``, which is short for an option, is moved among the options of ``flags``;
+    ``--load`` and ``--block`` that stand before the command are added to those after it, since
+    a run that is resumed needs the same plugins.
 
     Raises:
         ConfigError: with one line for each mistake.
     """
-    from speedkit.core.config import SETTINGS, load_config, parse_options
-    from speedkit.core.errors import ConfigError, did_you_mean
+    from speedkit.core.config import load_config
+    from speedkit.core.errors import ConfigError
 
+    if ctx := click.get_current_context(silent=True):
+        flags |= {key: _with_root(ctx, key, flags.get(key) or ()) for key in ("load", "block")}
     source = flags.pop("hints_from", None)
     if source:
         flags["option"] = (*flags.get("option", ()), _hints_source(source))
+    config = load_config({"task": task, **settings_of(flags)}, config_file)
+    if source and "hints" not in config.knowledge_names:
+        raise ConfigError(["--hints-from: no hints are given to the coder; add --hints 1,2,3"])
+    return config
+
+
+def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the flags of a command stand for, those that were given.
+
+    Raises:
+        ConfigError: with one line for each mistake.
+    """
+    from speedkit.core.config import SETTINGS, parse_options
+    from speedkit.core.errors import ConfigError, did_you_mean
+
     values: dict[str, Any] = {k: v for k, v in flags.items() if v not in (None, ())}
     problems: list[str] = []
     for choice in values.pop("plugin", ()):
@@ -165,8 +195,8 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
         elif kind not in REGISTER_HOOKS:
             near = did_you_mean(kind, REGISTER_HOOKS)
             problems.append(f"--plugin {choice}: no component kind {kind!r}; {near}")
-        elif kind == "knowledge":
-            values["knowledge"] = (*values.get("knowledge", ()), name)
+        elif kind in SEVERAL:
+            values[SEVERAL[kind]] = (*values.get(SEVERAL[kind], ()), name)
         else:
             values[kind] = name
     try:
@@ -177,10 +207,7 @@ def resolve_config(task: str | None, config_file: Path | None, flags: dict[str, 
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    config = load_config({"task": task, **values}, config_file)
-    if source and "hints" not in config.knowledge_names:
-        raise ConfigError(["--hints-from: no hints are given to the coder; add --hints 1,2,3"])
-    return config
+    return values
 
 
 def _hints_source(value: str) -> str:

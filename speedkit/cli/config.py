@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from speedkit.cli.common import TaskName, config_options, json_option, resolve_config
+from speedkit.cli.common import SEVERAL, TaskName, config_options, json_option, resolve_config
 from speedkit.cli.text import clean, echo, print_json
 
 Key = tuple[str, ...]
@@ -67,7 +67,7 @@ def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
     layer = {k: v for k, v in flags.items() if v not in (None, ())}
     for choice in layer.pop("plugin", ()):
         kind, _, name = choice.partition("=")
-        layer[kind] = name
+        layer[SEVERAL.get(kind, kind)] = name
     options = parse_options(layer.pop("option", ()))
     settings = {group: options.pop(group, None) for group in SETTINGS} | {"options": options}
     return {**layer, **{k: v for k, v in settings.items() if v}}

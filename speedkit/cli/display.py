@@ -130,7 +130,8 @@ class LiveView(Plain):
         from rich.text import Text
 
         if self._live is not None:
-            rows = [f"  {job:<20} {text}" for job, text in self._jobs.items()]
+            jobs = list(self._jobs.items())  # other threads add to them meanwhile
+            rows = [f"  {job:<20} {text}" for job, text in jobs]
             self._live.update(Text("\n".join(rows), style="dim"))
 
 

@@ -27,6 +27,7 @@ from speedkit.cli.common import TaskName, config_options, plugins_of, resolve_co
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     task: str | None,
     config_file: Path | None,
     out: Path | None,
@@ -45,33 +46,39 @@ def command(
     from speedkit import api
     from speedkit.cli import display as displays
     from speedkit.core.errors import UsageError
-    from speedkit.core.history import default_run_path
 
     raised = {k: v for k, v in flags.items() if v not in (None, ())} if resume else {}
     if resume is not None and (task or out or config_file):
         raise UsageError("--resume goes on with the run's own task and settings; give no others")
     config = None if resume else resolve_config(task, config_file, flags)
-    plugins = plugins_of(ctx, flags["load"], flags["block"]) if config else None
+    plugins = plugins_of(ctx, config.load, config.block) if config else None
     if dry_run:
         _print_plan(config, plugins, as_json)
         return
     view = displays.make(display or ("none" if as_json else None))
-    path = resume or out or default_run_path(config.task)
+    where = None
+
+    def begin(path: Path) -> None:
+        nonlocal where
+        where = path
+        view.announce(config, path)
+
     try:
         with view:
-            view.announce(config, path)
             tree = api.run(
-                out=None if resume else path,
+                out=out,
                 resume=resume,
                 config=config,
                 plugins=plugins,
+                on_begin=begin,
                 on_event=_print_event if as_json else view.event,
                 on_progress=view.progress,
                 on_warning=view.warn,
                 **raised,
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; to go on: speedkit run --resume {path}", err=True)
+        go_on = f"; to go on: speedkit run --resume {where}" if where else " before the run began"
+        click.echo(f"interrupted{go_on}", err=True)
         sys.exit(130)
     if not as_json:
         displays.print_result(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from speedkit.core.components import (
     Summarizer,
 )
 from speedkit.core.config import RunConfig, explain
-from speedkit.core.errors import ConfigError, SpeedkitError, UsageError, did_you_mean
+from speedkit.core.errors import ConfigError, SpeedkitError, UsageError, blamed, did_you_mean
 from speedkit.core.guards import Guard
 from speedkit.core.plugins import Plugins, Registration
 from speedkit.core.task import Task, find_task
@@ -63,14 +64,18 @@ def assemble(config: RunConfig, plugins: Plugins) -> Components:
         PluginError: a chosen component cannot be imported.
     """
     builder = _Builder(config, plugins)
+    builder.manifest = {"scaffold": {}, "coder": {}}  # in the order in which kinds are shown
     scaffold = builder.one("scaffold", config.scaffold)
-    coder = builder.one("coder", config.coder_name)
     executor = builder.one("executor", config.executor)
+    builder.describe(executor)
+    coder = builder.one("coder", config.coder_name)
     summarizer = builder.one("summarizer", config.summarizer)
     knowledge = builder.many("knowledge", config.knowledge_names)
     guard_names = plugins.names("guard") if config.guards is None else config.guards
     guards = builder.many("guard", guard_names)
-    builder.check_unused_kinds({"judge"} if config.judge else set())
+    if config.judge is not None:
+        builder.one("judge", config.judge)
+    builder.check_unused_kinds()
     if builder.problems:
         raise ConfigError(builder.problems)
     return Components(
@@ -123,6 +128,8 @@ class _Builder:
         self.config, self.plugins = config, plugins
         self.problems: list[str] = []
         self.manifest: dict[str, Any] = {}
+        self.python: str | None = None
+        self.chosen: set[str] = set()
 
     def one(self, kind: str, name: str) -> Any:
         made = self.many(kind, (name,))
@@ -131,6 +138,8 @@ class _Builder:
         return made[0] if made else None
 
     def many(self, kind: str, names: Sequence[str]) -> list[Any]:
+        if names:
+            self.chosen.add(kind)
         given = dict(self.config.options.get(kind, {}))
         if kind == "knowledge" and self.config.hints:
             given.setdefault("levels", list(self.config.hints))
@@ -143,15 +152,27 @@ class _Builder:
             shared = {k: v for k, v in given.items() if k in fields}
             if self.config.prompts and "prompts" in fields:
                 shared.setdefault("prompts", self.config.prompts)
+            if kind in ("coder", "knowledge") and self.python and "python" in fields:
+                shared.setdefault("python", self.python)
             values = shared | own.get(registration.name, {})
             options = self._options(registration, cls, values)
             if cls.needs_model and self.config.model is None:
                 self.problems.append(f"{kind} {registration.name} needs a model; give --model")
             if options is not None:
-                made.append(cls(options))
+                with blamed(kind, registration.qualified):
+                    made.append(cls(options))
                 entries.append(_entry(registration, options))
         self.manifest[kind] = entries
         return made
+
+    def describe(self, executor: Executor | None) -> None:
+        """Let what coders are told of the interpreter be true of the one that runs scripts."""
+        try:
+            python = executor.interpreter if executor else None
+        except SpeedkitError as error:
+            self.problems.append(str(error))
+        else:
+            self.python = None if python == sys.executable else python
 
     def _find(self, kind: str, name: str) -> Registration | None:
         try:
@@ -184,9 +205,10 @@ class _Builder:
             self.problems += explain(error, cls.Options, prefix=f"{registration.kind}.")
             return None
 
-    def check_unused_kinds(self, used: set[str]) -> None:
+    def check_unused_kinds(self) -> None:
+        """Report options that nothing takes; those of guards may stay where guards are off."""
         for kind in self.config.options:
-            if kind not in self.manifest and kind not in used:
+            if kind not in self.chosen and kind != "guard":
                 self.problems.append(f"options for {kind} are given, but no {kind} is chosen")
 
 

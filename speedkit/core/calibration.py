@@ -150,6 +150,7 @@ def measure(
     scripts = {"start": task.start_files()}
     if task.target.path is not None:
         scripts["target"] = {task.script: task.target.read()}
+    ratio = 1.0 if "target" in scripts else _reference_ratio(task)
     times: dict[str, list[float]] = {name: [] for name in scripts}
     losses: dict[str, list[float]] = {name: [] for name in scripts}
     done: dict[str, list[Trial]] = {name: [] for name in scripts}
@@ -175,7 +176,6 @@ def measure(
             _middle(done["start"]),
             _middle(done["target"]),
         )
-    ratio = _reference_ratio(task)
     scaled = (statistics.median(times["start"]) * ratio,)
     start_losses = tuple(losses["start"])
     return Calibration(
@@ -203,7 +203,16 @@ def _measured(task: Task, which: str, trial: Trial) -> tuple[float, float]:
     return float(last.train_time_ms), last.val_loss
 
 
+def _known_times(task: Task) -> tuple[float | None, float | None]:
+    return task.start.time_ms, task.target.time_ms
+
+
 def _reference_ratio(task: Task) -> float:
+    if None in _known_times(task):
+        raise UsageError(
+            f"{task.name}: record {task.target.index} has no script, so its time is that of record "
+            f"{task.start.index} times the ratio of their time_ms; give both a time_ms"
+        )
     reference = from_reference(task)
     return reference.target_ms / reference.start_ms
 
@@ -218,7 +227,7 @@ def store_key(task: Task, fingerprint: Mapping[str, Any]) -> str:
         "fingerprint": dict(fingerprint),
         "run": task.run.model_dump(mode="json"),
         "start": task.start_files()[task.script],
-        "target": task.target.read() if task.target.path else task.target.time_ms,
+        "target": task.target.read() if task.target.path else _known_times(task),
         "target_loss": task.rules.target,
     }
     text = json.dumps(parts, sort_keys=True, default=str)

@@ -133,6 +133,7 @@ class CodeRequest:
         log_dir: folder for prompts, replies and whatever else is worth keeping.
         read_files: returns the editable files of any node in the tree.
         other: the second parent, None where there is one only.
+        nproc: number of processes that will run the script, None for what the task says.
     """
 
     task: Task
@@ -148,6 +149,7 @@ class CodeRequest:
     log_dir: Path
     read_files: Callable[[int], Mapping[str, str]]
     other: Node | None = None
+    nproc: int | None = None
 
     @property
     def rng(self) -> random.Random:
@@ -367,8 +369,8 @@ class SummaryRequest:
         node: the node, its outcome and reason decided.
         report: what the log said.
         execution: how the job ended; None when the node was not run.
-        stdout: the end of rank 0's standard output, at most 64 KiB.
-        stderr: the end of its standard error, at most 64 KiB.
+        stdout: start and end of rank 0's standard output, at most 16 and 64 KiB.
+        stderr: start and end of its standard error, likewise.
         start_ms: time of the start record in milliseconds, if known.
     """
 

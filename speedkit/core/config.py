@@ -87,8 +87,9 @@ class RunConfig(BaseModel):
     )
     calibration: Literal["auto", "fresh", "reference"] = Field(
         "auto",
-        description="times of the start and target record: measured once per machine (auto), "
-        "measured for this run (fresh), or taken from the family's manifest (reference)",
+        description="times of the start and target record: measured once per machine, or again "
+        "where more runs are asked for (auto), measured for this run (fresh), or taken from the "
+        "family's manifest (reference)",
     )
     calibration_runs: int | None = Field(
         None, ge=1, description="runs of each record in a calibration; default: the family's, or 3"
@@ -119,6 +120,8 @@ class RunConfig(BaseModel):
     @field_validator("guards", mode="before")
     @classmethod
     def _split_guards(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("name some guards, or write none")
         value = split_names(value)
         return [] if value is not None and list(value) == ["none"] else value
 
@@ -316,10 +319,10 @@ def from_file(path: Path | None) -> dict[str, Any]:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Read ``SPEEDKIT_<KEY>`` and ``SPEEDKIT_<KIND>_<OPTION>``."""
+    """Read ``SPEEDKIT_<KEY>`` and ``SPEEDKIT_<KIND>_<OPTION>``; empty ones are not set."""
     layer: dict[str, Any] = {}
     problems = []
-    for name in sorted(environ):
+    for name in sorted(name for name, value in environ.items() if value):
         key = name[len(ENV_PREFIX) :].lower()
         if not name.startswith(ENV_PREFIX) or key.upper() in RESERVED_ENV or key[:5] == "test_":
             continue

@@ -16,7 +16,8 @@ StopRun                             raised by an observer to end a run cleanly
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SpeedkitError(Exception):
@@ -85,7 +86,25 @@ class BudgetReached(SpeedkitError):
 
 
 class StopRun(Exception):
-    """Raised by an observer to end the run after the current node."""
+    """Raised by an observer to end the run when what is under way is finished."""
+
+
+@contextmanager
+def blamed(kind: str, name: str) -> Iterator[None]:
+    """Name the component at work where it raises what is not meant for the user.
+
+    An ``OSError`` passes: it is the machine's, a full disk for example.
+
+    Raises:
+        PluginError: in place of what the component raised.
+    """
+    try:
+        yield
+    except (SpeedkitError, OSError):
+        raise
+    except Exception as error:  # a component of a third party may raise anything
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise PluginError(f"{kind} {name} failed: {what} (SPEEDKIT_DEBUG=1 shows where)") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -50,6 +50,14 @@ def one_line(value: object) -> str:
 
 def read_tail(path: Path, limit: int = 64 * 1024) -> str:
     """Return the last ``limit`` bytes of a regular file as text; empty when there is none."""
+    return read_ends(path, 0, limit)
+
+
+def read_ends(path: Path, head: int = 16 * 1024, tail: int = 64 * 1024) -> str:
+    """Return the first and the last bytes of a regular file as text; empty when there is none.
+
+    Where bytes are left out between them, a line says how many.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -60,9 +68,18 @@ def read_tail(path: Path, limit: int = 64 * 1024) -> str:
         os.close(fd)
         return ""
     with open(fd, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - limit))
-        return file.read(limit).decode("utf-8", "backslashreplace")
+        left_out = file.seek(0, os.SEEK_END) - head - tail
+        file.seek(0)
+        first = file.read(head if left_out > 0 else head + tail)
+        if left_out <= 0:
+            return _text(first)
+        file.seek(-tail, os.SEEK_END)
+        last = _text(file.read(tail))
+    return f"{_text(first)}\n[{left_out} bytes are left out here]\n{last}" if head else last
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:

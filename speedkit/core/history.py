@@ -70,20 +70,14 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the path exists and is not empty.
         """
-        import git
-
-        if (path / "run.toml").exists():
-            raise RunDirectoryError(f"{path} is a run already; to go on: --resume {path}")
-        if path.exists() and any(p.name not in ("repo", "nodes", "work") for p in path.iterdir()):
-            raise RunDirectoryError(f"{path} is not empty; choose another --out")
+        _check_free(path)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "nodes").mkdir(exist_ok=True)
-        try:
-            git.Repo.init(path / "repo", bare=True, initial_branch="node/0").close()
-        except git.exc.GitCommandError as error:
-            raise SpeedkitError(f"{path / 'repo'} cannot be made: {_last_words(error)}") from None
-        text = tomli_w.dumps({"schema": SCHEMA, **_without_none(manifest)})
-        write_atomic(path / "run.toml", text)
+        with _lock(path):
+            _check_free(path)  # another process may have been quicker
+            (path / "nodes").mkdir(exist_ok=True)
+            _init_repo(path / "repo")
+            text = tomli_w.dumps({"schema": SCHEMA, **_without_none(manifest)})
+            write_atomic(path / "run.toml", text)
         return cls(path)
 
     @property
@@ -131,6 +125,9 @@ class GitHistory:
     Objects are written by GitPython in this process, without an index, a work tree or a
     git process; every object is on disk before a ref names it. One thread at a time: the
     reader is a pipe to a single ``git cat-file``.
+
+    Raises:
+        RunDirectoryError: there is no repository.
     """
 
     NOTES = "refs/notes/commits"
@@ -139,7 +136,10 @@ class GitHistory:
         import git
         from gitdb import LooseObjectDB
 
-        self.repo = git.Repo(path)
+        try:
+            self.repo = git.Repo(path)
+        except (git.exc.NoSuchPathError, git.exc.InvalidGitRepositoryError):
+            raise RunDirectoryError(f"{path} is no git repository; the code is lost") from None
         self.repo.git.update_environment(**_ALONE)
         self.git_dir = Path(self.repo.git_dir)
         # The repository's own database starts a git process for every object that it stores.
@@ -174,7 +174,9 @@ class GitHistory:
 
     def set_ref(self, node_id: int, commit: str) -> None:
         """Let ``refs/heads/node/<id>`` name a commit."""
-        self._write_ref(f"refs/heads/node/{node_id}", commit)
+        name = f"refs/heads/node/{node_id}"
+        if self._loose(name) != commit:
+            self._write_ref(name, commit)
 
     def files(self, commit: str) -> dict[str, str]:
         """Return the text of the files of a commit, by name.
@@ -193,6 +195,13 @@ class GitHistory:
         except (GitError, ODBError, ValueError) as error:
             why = one_line(error)[:200]
             raise RunDirectoryError(f"{self.git_dir} cannot be read: {why}") from None
+
+    def has_note(self, commit: str) -> bool:
+        """Whether a text is attached to a commit."""
+        _check_commit(commit)
+        with self._lock:
+            self._load_notes()
+            return commit[2:] in self._fanout.get(bytes.fromhex(commit[:2]), {})
 
     def annotate(self, commit: str, text: str, at: int) -> None:
         """Attach a text to a commit, where ``git log`` shows it.
@@ -274,8 +283,11 @@ class GitHistory:
         return self._store("commit", "\n".join(lines).encode("utf-8")).hex()
 
     def _ref(self, name: str) -> str | None:
+        return self._loose(name) or self._packed(name)
+
+    def _loose(self, name: str) -> str | None:
         path = self.git_dir / name
-        return path.read_text(encoding="ascii").strip() if path.exists() else self._packed(name)
+        return path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else None
 
     def _packed(self, name: str) -> str | None:
         reference = next((r for r in self.repo.refs if r.path == name), None)
@@ -292,6 +304,16 @@ class GitHistory:
         if self._notes_loaded:
             return
         self._notes_loaded = True
+        from git.exc import GitError
+        from gitdb.exc import ODBError
+
+        try:
+            self._read_notes()
+        except (GitError, ODBError, ValueError):  # damaged; they can be made again
+            self._fanout.clear()
+            self._folders.clear()
+
+    def _read_notes(self) -> None:
         head = self._ref(self.NOTES)
         for folder in self.repo.commit(head).tree.trees if head else ():
             prefix = bytes.fromhex(folder.name)
@@ -319,6 +341,27 @@ def commit_message(node: Node) -> str:
     last = "\n".join(f"{k}: {one_line(v)}" for k, v in trailers.items() if v is not None)
     parts = (subject or f"Node {node.id}", body.strip(), last)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _check_free(path: Path) -> None:
+    """Refuse a folder that holds a run, or anything but what making one may have left."""
+    if (path / "run.toml").exists():
+        raise RunDirectoryError(f"{path} is a run already; to go on: --resume {path}")
+    if path.exists() and not all(_may_be_left(p.name) for p in path.iterdir()):
+        raise RunDirectoryError(f"{path} is not empty; choose another --out")
+
+
+def _may_be_left(name: str) -> bool:
+    return name in ("repo", "nodes", "work", "lock") or name.startswith(".run.toml.")
+
+
+def _init_repo(path: Path) -> None:
+    import git
+
+    try:
+        git.Repo.init(path, bare=True, initial_branch="node/0").close()
+    except git.exc.GitCommandError as error:
+        raise SpeedkitError(f"{path} cannot be made: {_last_words(error)}") from None
 
 
 def _last_words(error: Exception) -> str:
@@ -362,6 +405,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path.parent} was written by a newer speedkit (format {schema}, this one knows "
             f"{SCHEMA}); upgrade speedkit"
         )
+    for table in ("config", "components", "scripts"):
+        if not isinstance(values.get(table), dict):
+            raise RunDirectoryError(f"{path} is damaged: it has no table [{table}]")
+    if not isinstance(values["config"].get("task"), str):
+        raise RunDirectoryError(f"{path} is damaged: [config] names no task")
     return values
 
 
@@ -393,13 +441,23 @@ def _lock(folder: Path) -> Iterator[int]:
     """Hold the lock of a run directory; the kernel frees it when this process dies."""
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(f"{folder} is in use: {_holder(fd)}") from None
+        if not _try_lock(fd):
+            raise RunDirectoryError(f"{folder} is in use: {_holder(fd)}")
         yield fd
     finally:
         os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    """Take a lock that nobody holds; who only looks holds it for a moment, see :func:`is_held`."""
+    for _ in range(5):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def is_held(folder: Path) -> bool:
@@ -437,7 +495,7 @@ def _holder(fd: int) -> str:
 
 def _sweep_locks(repo: Path) -> None:
     """Remove lock and temporary files that a killed writer left; the run lock is held."""
-    for pattern in ("*.lock", "refs/**/*.lock", "refs/**/.*.*", "objects/*/tmp*"):
+    for pattern in ("*.lock", "refs/**/*.lock", "refs/**/.*.*", "objects/obj*", "objects/*/tmp*"):
         for path in repo.glob(pattern):
             if path.is_file():
                 path.unlink()
@@ -453,3 +511,17 @@ def default_run_path(task: str) -> Path:
     if free is None:
         raise UsageError("no free run directory below runs/; give one with --out")
     return free
+
+
+def new_run_path(task: str) -> Path:
+    """Make a folder for a run of a task, where :func:`default_run_path` says, and return it.
+
+    Processes that start in the same second get a folder each.
+    """
+    while True:
+        path = default_run_path(task)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path

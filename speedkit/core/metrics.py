@@ -18,8 +18,11 @@ _VAL_LINE = re.compile(
 )
 _TEL_LINE = re.compile(rf"s:({_COUNT}) tel:({_NUMBER})")
 # A number must follow `step:`, and no `#` go before it: some logs quote the source of their
-# script, where `step:{step}` in a template or a comment is no torn validation.
-_LOOKS_LIKE_VAL = re.compile(r"[^\w#]*s\W?t\W?e\W?p\W*:\W*(?:\d|nan|inf).*val_?loss", re.IGNORECASE)
+# script, where `step:{step}` in a template or a comment is no torn validation. Only one way
+# to match is left open at each place: a line of colons must not take half a second.
+_LOOKS_LIKE_VAL = re.compile(
+    r"[^\w#]*s\W?t\W?e\W?p[^\w:]*:\W*(?:\d|nan|inf).*val_?loss", re.IGNORECASE
+)
 MAX_LINE = 4096
 """Characters; a longer line is never a metrics line."""
 MAX_TIME_MS = 10**10
@@ -76,7 +79,8 @@ class Report:
 
     def first_at_target(self, target: float) -> Metrics | None:
         """The first validation whose loss is at or under ``target``."""
-        return next((m for m in self.curve if 0 <= m.val_loss <= target), None)
+        reached = (m for m in self.curve if m.val_loss <= target and not _is_negative(m.val_loss))
+        return next(reached, None)
 
     @property
     def anomaly(self) -> str:
@@ -109,11 +113,16 @@ def _value_fault(one: Metrics) -> str:
     """Return what is wrong with the values of a validation taken by itself."""
     if not math.isfinite(one.val_loss):
         return f"val_loss is {one.val_loss} at step {one.step}"
-    if one.val_loss < 0:
+    if _is_negative(one.val_loss):
         return f"val_loss is negative at step {one.step}: {one.val_loss}"
     if one.train_time_ms is not None and not 0 <= one.train_time_ms <= MAX_TIME_MS:
         return f"train_time is out of range at step {one.step}: {one.train_time_ms} ms"
     return ""
+
+
+def _is_negative(value: float) -> bool:
+    """Whether a number has a minus sign: ``-0.0000`` is how a small negative loss is printed."""
+    return math.copysign(1, value) < 0
 
 
 def _order_fault(before: Metrics, after: Metrics) -> str:
@@ -136,6 +145,8 @@ def _end_fault(last: Metrics) -> str:
         return "the log has no train_time"
     if last.step != last.steps:
         return f"the log ends at step {last.step} of {last.steps}"
+    if last.steps == 0:
+        return "the log is of a run without a step"
     if last.train_time_ms == 0:
         return "train_time is 0 at the end"
     return ""

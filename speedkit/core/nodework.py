@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,8 +14,8 @@ from speedkit.core.assemble import Components
 from speedkit.core.components import CodeRequest, Draft, KnowledgeEntry, Proposal, SummaryRequest
 from speedkit.core.config import RunConfig
 from speedkit.core.curve_stop import CurveRule
-from speedkit.core.errors import ExecutorError
-from speedkit.core.files import printable, read_tail, write_atomic
+from speedkit.core.errors import ExecutorError, blamed
+from speedkit.core.files import printable, read_ends, write_atomic
 from speedkit.core.findings import Finding, Level, worst
 from speedkit.core.history import GitHistory
 from speedkit.core.inspection import Inspector, decide
@@ -28,9 +29,20 @@ from speedkit.core.task import Task
 from speedkit.core.trial import Listener, Stop, Trial, Trials, read_curve
 
 MAX_HYPOTHESIS = 4000
+MAX_REASON = 4000
 MAX_SUMMARY = 16000
 SMOKE_STEPS = 3
 """Steps of the run that comes first where that is asked for."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The outcome of a node that is not run, and why."""
+
+    outcome: Outcome
+    reason: str
+    findings: tuple[Finding, ...] = ()
+
 
 OnProgress = Callable[[str, Metrics | None, str, float], None]
 
@@ -49,6 +61,8 @@ class NodeWork:
     on_progress: OnProgress
     cancel: threading.Event
     _early: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
+    _codes: dict[str, int] = field(default_factory=dict)
+    """The node that is run for all that have its code, by the code's fingerprint."""
     _waiting: dict[int, list[int]] = field(default_factory=dict)
 
     @property
@@ -73,7 +87,8 @@ class NodeWork:
             BudgetReached: a limit on model calls; the node is left to a later controller.
         """
         request = self._request(known, plan, node_id, proposal)
-        draft = self._clean(self.parts.coder.write(request))
+        with blamed("coder", self.config.coder_name):
+            draft = self._clean(self.parts.coder.write(request))
         files = dict(request.files) if draft.failure else dict(draft.files)
         repeated = draft.repeat or self.config.train_duplicates or bool(draft.failure)
         node = Node(
@@ -114,66 +129,87 @@ class NodeWork:
             log_dir=log_dir,
             read_files=lambda i: self.git.files(known[i].commit),
             other=None if proposal.other is None else known[proposal.other],
+            nproc=self.parts.executor.nproc,
         )
 
     def _clean(self, draft: Draft) -> Draft:
         """Take out what must not be stored: secrets from a model, and text that is no text."""
         clean = self.recorder.redactor.clean
-        draft = replace(
+        json.dumps(draft.notes, allow_nan=False)  # raises what a coder's author must know
+        files = {name: clean(text) for name, text in draft.files.items()}
+        return replace(
             draft,
-            files={name: clean(text) for name, text in draft.files.items()},
+            files=files,
             # A key with a control character in it is none before that is gone.
             hypothesis=clean(printable(draft.hypothesis))[:MAX_HYPOTHESIS],
             model=draft.model and clean(draft.model),
+            failure=(draft.failure or self._fault(files))[:MAX_REASON],
         )
+
+    def _fault(self, files: Mapping[str, str]) -> str:
+        """Return why the files of a draft cannot be run or stored; empty if they can."""
+        if self.task.script not in files:
+            return f"edit: the coder returned no {self.task.script}"
         try:
-            for text in draft.files.values():
+            for text in files.values():
                 text.encode("utf-8")
         except UnicodeEncodeError as error:
-            return replace(draft, failure=draft.failure or f"edit: the code is not UTF-8: {error}")
-        return draft
+            return f"edit: the code is not UTF-8: {error}"
+        return ""
 
     # --- admission: all that can be known without running it --------------------------------
 
-    def admit(self, node_id: int) -> bool:
-        """Decide whether a coded node is to be run; if not, finish it or let it wait.
+    def recall_codes(self) -> None:
+        """Find out which codes nodes were run for, or are being run for, before this controller."""
+        for node in self.run.tree:
+            is_run = self.run.is_finished(node.id) or f"node-{node.id}" in self.run.handles
+            if is_run and node.same_as is None and node.outcome is not Outcome.DROPPED:
+                self.claim_code(node.id)
 
-        A node with the code of an earlier one shares its outcome, and waits for it if it has
-        none yet.
+    def claim_code(self, node_id: int) -> int:
+        """Let a node be run for all that have its code, if none is yet; return which one is.
+
+        Which of several that are coded at once it is must not depend on timing: whoever calls
+        this sees to the order.
         """
+        code = self.run.tree[node_id].code
+        if not code:  # it is trained whatever it is
+            return node_id
+        with self.recorder.lock:
+            return self._codes.setdefault(code, node_id)
+
+    def shares(self, node_id: int) -> bool:
+        """Whether another node is run for this one's code; then this one gets its outcome.
+
+        It waits for the outcome if there is none yet.
+        """
+        with self.recorder.lock:
+            first = self.claim_code(node_id)
+            if first == node_id:
+                return False
+            if not self.run.is_finished(first):
+                self._waiting.setdefault(first, []).append(node_id)
+                return True
+        self._share(self.run.tree[first], node_id)
+        return True
+
+    def refusal(self, node_id: int) -> Refusal | None:
+        """Return why a coded node is not to be run; None if it is."""
         node = self.run.tree[node_id]
         if node.reason:  # the coder's, kept since the node was created
-            self.finish(node_id, Outcome.EDIT_FAILED, node.reason)
-            return False
-        if self._shares(node):
-            return False
+            return Refusal(Outcome.EDIT_FAILED, node.reason)
         files, parent = self._files(node)
         findings = self.inspector.code(parent, files)
         found = worst(findings)
         if found is not None and found.level is Level.REJECT:
-            reason = f"guard {found.guard}: {found.reason}"
-            self.finish(node_id, Outcome.INVALID, reason, findings=findings)
-            return False
-        self._early[node_id] = findings
+            return Refusal(Outcome.INVALID, f"guard {found.guard}: {found.reason}", findings)
         look = preflight(files, self.task.script, self.parts.executor.interpreter)
         if not look.ok:
             log = self.run.directory.node_dir(node_id) / "rank0.stderr.log"
             write_atomic(log, look.traceback + "\n", sync=False)
-            self.finish(node_id, Outcome.BUGGY, look.reason, findings=findings)
-            return False
-        return True
-
-    def _shares(self, node: Node) -> bool:
-        """Whether an earlier node has the same code; then this one gets its outcome."""
-        with self.recorder.lock:
-            first = self.run.codes.get(node.code, node.id) if node.code else node.id
-            if first == node.id or self.run.tree[first].outcome is Outcome.DROPPED:
-                return False
-            if not self.run.is_finished(first):
-                self._waiting.setdefault(first, []).append(node.id)
-                return True
-        self._share(self.run.tree[first], node.id)
-        return True
+            return Refusal(Outcome.BUGGY, look.reason, findings)
+        self._early[node_id] = findings
+        return None
 
     def _share(self, first: Node, node_id: int) -> None:
         self._record_outcome(
@@ -199,20 +235,21 @@ class NodeWork:
             ExecutorError: it could not be run.
         """
         node = self.run.tree[node_id]
-        if self._is_superseded(node):
-            self.finish(node_id, Outcome.DROPPED, "a better parent was found before it was run")
+        name, log_dir = f"node-{node_id}", self.run.directory.node_dir(node_id)
+        handle = self.run.handles.get(name)  # of a job that may be gone on with
+        if handle is None and self._is_superseded(node) and self._drop(node):
             return None
         files, parent = self._files(node)
-        name, log_dir = f"node-{node_id}", self.run.directory.node_dir(node_id)
         best = self.run.tree.best(before=node.step)  # what siblings came to must not matter
-        trial = self._try_out(name, files, node) or self.trials.run(
+        trial = None if handle else self._try_out(name, files, node)
+        trial = trial or self.trials.run(
             name,
             files,
             log_dir,
             training_seed(self.config.seed, node),
             self.listener(name),
             self._stop(node, best),
-            handle=self.run.handles.get(name),
+            handle=handle,
         )
         if trial.outcome is None:
             if self.cancel.is_set():
@@ -243,7 +280,10 @@ class NodeWork:
         calibration = self.run.calibration
         if calibration is None or not node.code or self.parts.executor.smoke_steps:
             return None
-        curve = read_curve(self.run.directory.node_dir(best.id)) if best else ()
+        curve: Sequence[Metrics] = ()
+        if best is not None:
+            was_run = best.id if best.same_as is None else best.same_as
+            curve = read_curve(self.run.directory.node_dir(was_run))
         make = partial(
             CurveRule,
             self.config.stop,
@@ -257,7 +297,20 @@ class NodeWork:
     def _is_superseded(self, node: Node) -> bool:
         if node.staleness == 0:
             return False
-        return self.parts.scaffold.is_superseded(self.run.tree.snapshot(), node)
+        with blamed("scaffold", self.config.scaffold):
+            return self.parts.scaffold.is_superseded(self.run.tree.snapshot(), node)
+
+    def _drop(self, node: Node) -> bool:
+        """Leave a node unrun, unless others wait for what comes of it; whether that was done."""
+        reason = "a better parent was found before it was run"
+        with self.recorder.lock:
+            if node.id in self._waiting:
+                return False
+            self._codes.pop(node.code, None)
+            self._record_outcome(
+                node.id, Outcome.DROPPED, reason, metrics=None, summary=f"Not run: {reason}."
+            )
+        return True
 
     def listener(self, job: str) -> Listener:
         """Return what hears a job of the run."""
@@ -271,6 +324,10 @@ class NodeWork:
         )
 
     # --- the end of a node ------------------------------------------------------------------
+
+    def refuse(self, node_id: int, refusal: Refusal) -> None:
+        """Record a node that is not run."""
+        self.finish(node_id, refusal.outcome, refusal.reason, findings=refusal.findings)
 
     def close(self, node_id: int, trial: Trial, findings: tuple[Finding, ...]) -> None:
         """Summarize and record a node that has run."""
@@ -320,7 +377,7 @@ class NodeWork:
                 "node_finished",
                 id=node_id,
                 outcome=str(outcome),
-                reason=reason,
+                reason=reason[:MAX_REASON],
                 metrics=metrics_to_dict(metrics),
                 summary=summary[:MAX_SUMMARY],
                 wall_s=wall_s,
@@ -344,12 +401,13 @@ class NodeWork:
             parent=self.run.tree[node.parent or 0],
             report=report,
             execution=trial.execution if trial else None,
-            stdout=read_tail(log_dir / "rank0.stdout.log"),
-            stderr=read_tail(log_dir / "rank0.stderr.log"),
+            stdout=read_ends(log_dir / "rank0.stdout.log"),
+            stderr=read_ends(log_dir / "rank0.stderr.log"),
             start_ms=calibration.start_ms if calibration else None,
             log_dir=log_dir,
         )
-        text = self.recorder.redactor.clean(self.parts.summarizer.summarize(request))
+        with blamed("summarizer", self.config.summarizer):
+            text = self.recorder.redactor.clean(self.parts.summarizer.summarize(request))
         write_atomic(log_dir / "summary.md", text, sync=False)
         return text
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from speedkit.core import hookspecs
-from speedkit.core.errors import PluginError, StopRun, UnknownNameError, UsageError
+from speedkit.core.errors import PluginError, StopRun, UnknownNameError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from speedkit.core.components import Component
@@ -80,7 +80,7 @@ class Registration:
         Raises:
             PluginError: it cannot be imported or is of another kind.
         """
-        from speedkit.core.components import BASES
+        from speedkit.core.components import BASES, Options
         from speedkit.core.guards import Guard
 
         base: type[Component] = Guard if self.kind == "guard" else BASES[self.kind]
@@ -91,6 +91,8 @@ class Registration:
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise PluginError(f"{self.kind} {self.qualified} does not define {missing[0]}()")
+        if not (isinstance(cls.Options, type) and issubclass(cls.Options, Options)):
+            raise PluginError(f"Options of {self.kind} {self.qualified} are no speedkit.Options")
         return cls
 
 
@@ -137,7 +139,8 @@ class Plugins:
             self._add(Origin(_plugin_name(target), target), partial(_load_target, target))
 
     def _add_installed(self) -> None:
-        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+        # Our own first, so that nobody else's can take the place of the built-in plugin.
+        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=_rank):
             dist = point.dist
             origin = Origin(point.name, dist.name, dist.version) if dist else Origin(point.name, "")
             self._add(origin, point.load)
@@ -173,7 +176,9 @@ class Plugins:
         callers = self.manager.get_hookcallers(plugin) or []
         unknown = [c.name for c in callers if not c.has_spec()]
         if unknown:
-            raise PluginError(f"speedkit has no hook named {unknown[0]}")
+            hooks = [name for name, hook in vars(self.manager.hook).items() if hook.has_spec()]
+            near = did_you_mean(unknown[0], hooks)
+            raise PluginError(f"speedkit has no hook named {unknown[0]}; {near}")
         if not callers:
             raise PluginError("it implements no hook; mark functions with @speedkit.hookimpl")
 
@@ -280,7 +285,7 @@ def _registrar(kind: str, origin: Origin, found: list[Registration]) -> hookspec
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise PluginError(f"{name!r} is no name; use lower case letters, digits, _ and -")
 
 
@@ -292,6 +297,10 @@ def _import_target(target: type | str, what: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise PluginError(f"{what} cannot be loaded: {_one_line(error)}") from error
+
+
+def _rank(point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    return point.dist is None or point.dist.name != GROUP, point.name
 
 
 def _loaded_by_environment() -> Iterable[str]:

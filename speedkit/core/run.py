@@ -8,6 +8,7 @@ from typing import Any
 
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Proposal
+from speedkit.core.errors import RunDirectoryError
 from speedkit.core.findings import Finding
 from speedkit.core.history import RunDirectory
 from speedkit.core.ledger import Intent, ModelCall
@@ -45,7 +46,6 @@ class Run:
         handles: of jobs that have started and not ended, by job name.
         calls: calls of language models that are over.
         intents: calls that were about to be sent, over or not.
-        codes: the first node with a code, by the code's fingerprint.
         lanes: how busy the executor was, in the part of the run that ended last.
     """
 
@@ -58,15 +58,22 @@ class Run:
     handles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: list[ModelCall] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
     lanes: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, directory: RunDirectory, task: Task) -> Run:
-        """Fold the journal of a run directory."""
+        """Fold the journal of a run directory.
+
+        Raises:
+            RunDirectoryError: the journal is damaged, or holds what no run has written.
+        """
         run = cls(directory, task)
-        for event in directory.events():
-            run.apply(event)
+        for number, event in enumerate(directory.events(), start=1):
+            try:
+                run.apply(event)
+            except (LookupError, TypeError, ValueError) as error:
+                where = f"{directory.journal_path}: event {number}"
+                raise RunDirectoryError(f"{where} cannot be read: {error!r}") from None
         return run
 
     @property
@@ -136,8 +143,6 @@ class Run:
                 other=event.get("other"),
             )
         )
-        if code := event.get("code"):
-            self.codes.setdefault(code, event["id"])
 
     def _on_node_finished(self, event: Mapping[str, Any]) -> None:
         self.tree.update(

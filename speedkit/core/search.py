@@ -10,6 +10,7 @@ sequential run. With lookahead the next step is planned while jobs run.
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import threading
@@ -24,7 +25,7 @@ from speedkit.core.assemble import Components
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Executor, KnowledgeEntry, Proposal
 from speedkit.core.config import RunConfig
-from speedkit.core.errors import BudgetReached, SpeedkitError
+from speedkit.core.errors import BudgetReached, SpeedkitError, blamed
 from speedkit.core.history import GitHistory
 from speedkit.core.inspection import Inspector
 from speedkit.core.interrupt import Interrupt
@@ -33,7 +34,7 @@ from speedkit.core.lane_clock import LaneClock
 from speedkit.core.ledger import Ledger, ModelCall
 from speedkit.core.metrics import Metrics, metrics_to_dict
 from speedkit.core.node import Node, Stage, Tree
-from speedkit.core.nodework import NodeWork, OnProgress, created
+from speedkit.core.nodework import NodeWork, OnProgress, Refusal, created
 from speedkit.core.plugins import Plugins
 from speedkit.core.recorder import OnEvent, Recorder
 from speedkit.core.run import Plan, Run
@@ -197,14 +198,20 @@ class Search:
         if self.run.calibration is None:
             calibration = self._calibrate(work).to_dict()
             self._recorder.record("calibrated", calibration=calibration)
-        for node in self.run.tree:
-            if node.commit:
-                self._git.set_ref(node.id, node.commit)
+        self._mend_history(work)
         if 0 not in self.run.tree:
             self._create_root()
         if not self.run.tree.root.is_valid:
             self._finish_root(work)
+        work.recall_codes()
         return work
+
+    def _mend_history(self, work: NodeWork) -> None:
+        """Let git say what the journal says: a kill may have come between the two."""
+        for node in self.run.tree:
+            self._git.set_ref(node.id, node.commit)
+            if self.run.is_finished(node.id) and not self._git.has_note(node.commit):
+                work.annotate(node)
 
     def _make_work(self) -> NodeWork:
         trials = Trials(
@@ -220,7 +227,8 @@ class Search:
         )
         knowledge: list[KnowledgeEntry] = []
         for source in self.parts.knowledge:
-            knowledge += source.entries(self.task)
+            with blamed("knowledge source", type(source).__name__):
+                knowledge += source.entries(self.task)
         return NodeWork(
             config=self.config,
             parts=self.parts,
@@ -247,7 +255,7 @@ class Search:
             return calibrations.from_reference(self.task)
         if self.config.calibration == "auto":
             stored = calibrations.load(self.task, work.trials.fingerprint)
-            if stored is not None:
+            if stored and len(stored.start_runs) >= (self.config.calibration_runs or 1):
                 return stored
         folder = self.run.directory.path / "calibration"
         runs = calibration_runs(self.config, self.task)
@@ -306,11 +314,12 @@ class Search:
             return None
         step = before.step + 1 if before else 1
         rng = step_rng(self.config.seed, step)
-        children = tuple(self.parts.scaffold.propose(tree.snapshot(), rng))[:room]
+        pending = [i for p in self.run.plans for i, _ in p.items() if not self.run.is_finished(i)]
+        with blamed("scaffold", self.config.scaffold):
+            children = tuple(self.parts.scaffold.propose(tree.snapshot(), rng))[:room]
+            self._check(children, pending)
         if not children:
             return None
-        pending = [i for p in self.run.plans for i, _ in p.items() if not self.run.is_finished(i)]
-        self._check(children, pending)
         assert ahead or not pending
         self._recorder.record(
             "step_planned",
@@ -353,7 +362,7 @@ class Search:
 
 
 class _Floor:
-    """Where the nodes of a run are worked on: coders, lanes and closers, each a queue.
+    """Where the nodes of a run are worked on: coders, porter, lanes and closers, each a queue.
 
     The main thread plans and hands on; it alone reads ``_done``, into which the others put
     what came of a piece of work.
@@ -365,6 +374,8 @@ class _Floor:
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._busy = 0
         self._uncoded: set[int] = set()
+        self._ready: set[int] = set()
+        self._entering: set[int] = set()
         self._queued: set[int] = set()
         self._over_budget: BudgetReached | None = None
 
@@ -376,10 +387,11 @@ class _Floor:
         """
         pools = (
             ThreadPoolExecutor(MAX_CODERS, thread_name_prefix="coder"),
+            ThreadPoolExecutor(1, thread_name_prefix="porter"),  # one by one: order matters
             ThreadPoolExecutor(self.clock.lanes, thread_name_prefix="lane"),
             ThreadPoolExecutor(MAX_CLOSERS, thread_name_prefix="closer"),
         )
-        self._coders, self._lanes, self._closers = pools
+        self._coders, self._porter, self._lanes, self._closers = pools
         with ExitStack() as stack:
             for pool in pools:
                 stack.callback(pool.shutdown, wait=True, cancel_futures=True)
@@ -430,7 +442,7 @@ class _Floor:
         """Whether another step may be planned while nodes of earlier ones are unfinished."""
         unfinished = sum(not self.run.is_done(plan) for plan in self.run.plans)
         allowed = self.search.parts.scaffold.lookahead
-        return 0 < unfinished <= allowed and not self._uncoded
+        return 0 < unfinished <= allowed and not self._uncoded and not self._entering
 
     def _lanes_run_dry(self) -> bool:
         """Whether the lanes will have nothing to do before new nodes can be coded."""
@@ -453,6 +465,16 @@ class _Floor:
             self._uncoded.add(node_id)
             self._submit(self._coders, partial(self._code, node_id, code), self._coded, node_id)
 
+    @property
+    def _is_strict(self) -> bool:
+        """Whether a step is to be decided as if its nodes had come one after the other."""
+        return self.search.parts.scaffold.lookahead == 0 and not self.search.config.train_duplicates
+
+    @property
+    def _begins_nothing(self) -> bool:
+        """Whether the run is to end: what is under way is finished, or cut off."""
+        return self.search.cancel.is_set() or self.search.is_ending
+
     # --- stations, each in a thread of its pool, and what the main thread does after it ----
 
     def _submit(
@@ -471,8 +493,8 @@ class _Floor:
         then(node_id, future.result())
 
     def _code(self, node_id: int, code: Callable[[], None]) -> bool:
-        """Code a node; whether it is to be run."""
-        if self.search.cancel.is_set() or self._over_budget is not None:
+        """Code a node; whether that was done."""
+        if self._begins_nothing or self._over_budget is not None:
             return False
         with self.clock.at("coding"):
             try:
@@ -480,17 +502,45 @@ class _Floor:
             except BudgetReached as limit:
                 self._over_budget = limit
                 return False
-            return self.work.admit(node_id)
+        return True
 
-    def _coded(self, node_id: int, is_admitted: bool) -> None:
+    def _coded(self, node_id: int, is_coded: bool) -> None:
         self._uncoded.discard(node_id)
-        if is_admitted:
+        if is_coded:
+            self._ready.add(node_id)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Have coded nodes admitted; in strict order none before an elder sibling is coded.
+
+        Of nodes with the same code only the first to come in is run, and which one that is must
+        not depend on how long their coders took.
+        """
+        elder = min(self._uncoded, default=math.inf) if self._is_strict else math.inf
+        for node_id in sorted(i for i in self._ready if i < elder):
+            self._ready.discard(node_id)
+            self._entering.add(node_id)
+            self._submit(self._porter, partial(self._admit, node_id), self._admitted, node_id)
+
+    def _admit(self, node_id: int) -> Refusal | bool:
+        """Look at a coded node; whether it is to be run, or why it must not be."""
+        if self._begins_nothing or self.work.shares(node_id):
+            return False
+        return self.work.refusal(node_id) or True
+
+    def _admitted(self, node_id: int, found: Refusal | bool) -> None:
+        self._entering.discard(node_id)
+        if isinstance(found, Refusal):
+            self._submit(
+                self._closers, partial(self._refuse, node_id, found), _after_nothing, node_id
+            )
+        elif found:
             self._queued.add(node_id)
             self._submit(self._lanes, partial(self._execute, node_id), self._executed, node_id)
 
     def _execute(self, node_id: int) -> Any:
         self._queued.discard(node_id)
-        if self.search.cancel.is_set():
+        if self._begins_nothing:
             return None
         with self.clock.at("running"):
             return self.work.execute(node_id)
@@ -500,6 +550,10 @@ class _Floor:
             self._submit(
                 self._closers, partial(self._close, node_id, result), _after_nothing, node_id
             )
+
+    def _refuse(self, node_id: int, refusal: Refusal) -> None:
+        with self.clock.at("summarizing"):
+            self.work.refuse(node_id, refusal)
 
     def _close(self, node_id: int, result: Any) -> None:
         with self.clock.at("summarizing"):

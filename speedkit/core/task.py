@@ -292,7 +292,7 @@ class Record(_Strict):
         """Return the source of the script.
 
         Raises:
-            FamilyError: the record has no script, or it is not at hand.
+            FamilyError: the record has no script, or it is not at hand, or no text.
         """
         if self.path is None:
             raise FamilyError(f"record {self.index} of {self._family.name} has no script")
@@ -303,6 +303,10 @@ class Record(_Strict):
                 f"script of record {self.index} of {self._family.name} is missing: {self.path}"
                 f"{self._family.scripts_hint}"
             ) from error
+        except UnicodeDecodeError:
+            raise FamilyError(
+                f"script of record {self.index} of {self._family.name} is not UTF-8: {self.path}"
+            ) from None
 
 
 class Transition(_Strict):
@@ -375,6 +379,9 @@ class Family(_Strict):
             raise FamilyError(f"{path}: records must be numbered 1, 2, 3, … in order")
         for record in self.records:
             record._family = self
+        ids = [t.id for t in self.transitions]
+        if double := next((i for i in ids if ids.count(i) > 1), None):
+            raise FamilyError(f"{path}: there are two tasks {double}")
         for t in self.transitions:
             if t.start not in indexes or t.target not in indexes:
                 raise FamilyError(f"{path}: task {t.id} names a record that does not exist")

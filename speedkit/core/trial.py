@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from speedkit.core.compile_cache import cache_variables
 from speedkit.core.components import Ending, Execution, Executor, Job
+from speedkit.core.errors import blamed
 from speedkit.core.files import write_json
 from speedkit.core.metrics import (
     Metrics,
@@ -202,7 +203,8 @@ class Trials:
             early.begin()
             job = self._job(name, log_dir, seed, files[self.task.script])
             job = replace(job, cancel=early.cancel, env={**job.env, **env})
-            execution = self._adopt(job, handle, watch) or self._attempt(job, files, watch)
+            with self._blamed():
+                execution = self._adopt(job, handle, watch) or self._attempt(job, files, watch)
             handle = None
             if execution.ending is not Ending.LOST or early.cancel.is_set():
                 break
@@ -259,7 +261,8 @@ class Trials:
                 hidden=self._hidden,
                 cancel=self.cancel,
             )
-            execution = self.executor.execute(job, Listener())
+            with self._blamed():
+                execution = self.executor.execute(job, Listener())
         self.redactor.clean_files(log_dir, spare=(*collect, *self.artifacts))
         return execution, {p.name: p for p in execution.collected}
 
@@ -291,6 +294,9 @@ class Trials:
         with self._workspace(job.name) as workspace:
             self._fill(workspace, files)
             return self.executor.execute(job, watch)
+
+    def _blamed(self) -> AbstractContextManager[None]:
+        return blamed("executor", type(self.executor).__name__)
 
     @contextmanager
     def _workspace(self, name: str) -> Iterator[Path]:

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,6 +63,14 @@ def test_it_is_always_fresh_and_later_runs_use_it(program, toy_run):
     assert calibrations.load(task, first["fingerprint"]) == Calibration.from_dict(first)
     tree = toy_run(load=(str(PLUGIN),), executor="shaky", nodes=1)
     assert tree.calibration == Calibration.from_dict(first)
+    assert "calibration_run" not in {e["type"] for e in read_events(tree.path / "events.jsonl")}
+
+
+def test_it_is_kept_for_the_gate_that_runs_will_have(program, toy_run, monkeypatch):
+    monkeypatch.setenv("SPEEDKIT_TARGET_LOSS", "0.9")
+    out = program("calibrate", f"{TOY}/1", *SHAKY, "--runs", 2).out
+    assert os.path.exists(out.split("kept in  ")[1].splitlines()[0])
+    tree = toy_run(load=(str(PLUGIN),), executor="shaky", nodes=1, target_loss=0.9)
     assert "calibration_run" not in {e["type"] for e in read_events(tree.path / "events.jsonl")}
 
 
@@ -138,9 +148,24 @@ def test_the_noise_of_fsr():
     assert fsr_noise(Calibration("toy/1", "measured", (50.0,), (50.0,)), 10) is None
 
 
+def test_an_interrupt_just_after_the_start_ends_the_job(monkeypatch):
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            super().submit(*arguments)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("speedkit.calibrate.ThreadPoolExecutor", Pool)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(
+            f"{TOY}/1", executor="shaky", options={"wait": True}, plugins=Plugins([str(PLUGIN)])
+        )
+    assert time.monotonic() - began < 30, "the job would wait for a minute"
+
+
 def test_an_interrupt_ends_the_job_and_keeps_nothing(tmp_path, own_cache):
     environ = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "speedkit.cli", "calibrate", f"{TOY}/1", *map(str, SHAKY)]
+    command = [sys.executable, "-m", "speedkit", "calibrate", f"{TOY}/1", *map(str, SHAKY)]
     with subprocess.Popen(
         [*command, "-o", "executor.wait=true"],
         stdout=subprocess.PIPE,

@@ -25,6 +25,7 @@ def test_each_key_has_its_origin(program, tmp_path, monkeypatch):
     monkeypatch.setenv("SPEEDKIT_CODER_SPREAD", "1.5")
     result = program(
         *("config", "show", "--config", file, "--nodes", 5, "--plugin", "coder=noop"),
+        *("--plugin", "guard=clock"),
         *("-o", "scaffold.debug_prob=0.25", "--hints", "3,1"),
     )
     found = origins(result.out)
@@ -34,6 +35,7 @@ def test_each_key_has_its_origin(program, tmp_path, monkeypatch):
         "seed": "env",
         "nodes": "flag",
         "coder": "flag",
+        "guards": "flag",
         "hints": "flag",
         "model": "default",
         "options.scaffold.drafts": "file",

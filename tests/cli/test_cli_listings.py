@@ -64,9 +64,9 @@ def test_records_are_listed_by_default(program):
     assert short.out == long.out
     last = [" ".join(line.split()[1:]) for line in short.out.splitlines()][-3:]
     assert last == [
-        "1 – slow 10.00 s at hand",
-        "2 – fast 6.00 s at hand",
-        "3 – known time only 3.00 s –",
+        "1 slow – 10.00 s – – at hand",
+        "2 fast – 6.00 s – – at hand",
+        "3 known time only – 3.00 s – – –",
     ]
 
 
@@ -75,6 +75,45 @@ def test_records_of_all_families_as_json(program):
     families = {r["family"] for r in records}
     assert {"mini", "nanogpt"} <= families
     assert sum(r["family"] == "nanogpt" for r in records) == 21
+
+
+def test_records_say_their_known_time_hints_and_needs(program):
+    rows = [" ".join(line.split()) for line in program("records", "nanogpt").out.splitlines()]
+    assert any(
+        row.startswith("nanogpt 12 ") and " 301.80 s 317.84 s 1, 2, 3 torch 2.6" in row
+        for row in rows
+    )
+    by_index = {r["index"]: r for r in program("records", "nanogpt", "--json").json}
+    assert by_index[12]["known_time_s"] == 301.8
+    assert by_index[12]["needs"] == [
+        "torch 2.6 or newer",
+        "FlexAttention",
+        "1 or 2 or 4 or 8 processes",
+        "10 training shards",
+    ]
+    assert {i for i, r in by_index.items() if not r["hint_levels"]} == {1, 7}
+    assert {r["state"] for r in by_index.values()} == {"missing"}
+    facts = program("records", "show", "nanogpt", 1).out
+    assert "known time   2700.00 s\n" in facts
+    assert "2968.35 s on 8x H100; the clock includes compilation" in facts
+    assert "needs        torch 2.0 or newer; 8 processes; 65 training shards\n" in facts
+
+
+def test_a_damaged_script_is_shown_as_such(program, own_cache):
+    path = own_cache / "records" / "nanogpt" / "record_05.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("print('something else')\n")
+    states = [r["state"] for r in program("records", "nanogpt", "--json").json]
+    assert (states[4], states.count("missing")) == ("damaged", 20)
+    facts = program("records", "show", "nanogpt", 5).out
+    assert f"{path} (damaged; run: speedkit records import)" in facts
+
+
+@pytest.mark.parametrize("command", [("import",), ("export", "somewhere")])
+def test_scripts_of_other_families_are_neither_imported_nor_exported(program, command):
+    result = program("records", *command, "--family", "mini")
+    assert (result.code, result.out) == (2, "")
+    assert "the scripts of mini stand in" in result.err
 
 
 def test_a_misspelt_command_of_the_group(program):
@@ -122,6 +161,13 @@ def test_a_terminal_gets_no_control_characters(program, tmp_path, monkeypatch):
     family = odd_family(tmp_path, "a = '\x1b[31m\x9b'\n".encode(), b"")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert program("records", "show", family, 1, "--source").out == "a = '[31m'\n"
+
+
+def test_a_script_that_is_no_text(program, tmp_path):
+    result = program("records", "show", odd_family(tmp_path, b"a = '\xff'\n", b""), 1, "--source")
+    assert result.code in (1, 2)
+    assert "script of record 1 of toy is not UTF-8" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_record_without_a_script(program):

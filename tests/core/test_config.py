@@ -118,6 +118,40 @@ def test_options_of_one_among_several_components(tmp_path):
     assert parts.manifest["knowledge"][0]["options"]["levels"] == [1]
 
 
+def test_an_empty_variable_is_as_if_it_were_not_set():
+    names = ("MODEL", "GUARDS", "NODES", "SCAFFOLD_DRAFTS")
+    assert load_config(environ={f"SPEEDKIT_{name}": "" for name in names}) == load_config(
+        environ={}
+    )
+
+
+def test_no_guard_must_be_said_in_words():
+    assert check_config({"guards": "none"}).guards == ()
+    with pytest.raises(ConfigError, match="guards: name some guards, or write none"):
+        check_config({"guards": ""})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"judge": "dif"}, "no judge named 'dif'; did you mean diff?"),
+        ({"judge": "diff", "options": {"judge": {"x": 1}}}, "judge.x: there is no such option"),
+        (
+            {"options": {"knowledge": {"files": {"paths": ["a"]}}}},
+            "options for knowledge are given, but no knowledge is chosen",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_a_mistake(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        assemble(check_config(settings), Plugins())
+
+
+def test_the_manifest_names_the_judge():
+    parts = assemble(check_config({"judge": "diff"}), Plugins())
+    assert parts.manifest["judge"]["name"] == "diff"
+
+
 def test_the_default_coder_depends_on_the_model():
     assert check_config({}).coder_name == "tuner"
     assert check_config({"model": "openai/gpt-4.1"}).coder_name == "llm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -196,6 +197,8 @@ ATTACKS = {
     "minus inf": (["step:9/9 val_loss:-inf train_time:9ms"], "is -inf"),
     "a number too great": ([f"step:9/9 val_loss:{'9' * 400}.0 train_time:9ms"], "is inf"),
     "negative": (["step:9/9 val_loss:-3.0000 train_time:9ms"], "negative"),
+    "a small negative": (["step:9/9 val_loss:-0.0000 train_time:9ms"], "negative"),
+    "no step": (["step:0/0 val_loss:3.0000 train_time:9ms"], "without a step"),
     "negative time": (["step:9/9 val_loss:3.0000 train_time:-9ms"], "out of range"),
     "no time": (["step:9/9 val_loss:3.0000 train_time:0ms"], "train_time is 0"),
     "too much time": (
@@ -226,8 +229,19 @@ def test_one_line_more_or_out_of_place_never_counts(data):
 
 
 def test_first_at_target_wants_a_number():
-    curve = (Metrics(1, 9, -math.inf, 1), Metrics(2, 9, math.nan, 2), Metrics(3, 9, -1.0, 3))
+    losses = (-math.inf, math.nan, -1.0, -0.0)
+    curve = tuple(Metrics(k, 9, loss, k) for k, loss in enumerate(losses, start=1))
     assert Report(curve).first_at_target(TARGET) is None
+
+
+@pytest.mark.parametrize("pattern", [":", ": ", "::1x", " :\t"])
+def test_no_line_takes_long(pattern):
+    """A script prints what it likes, as much as it likes, and the controller reads it."""
+    line = "step" + pattern * (MAX_LINE // len(pattern) - 2)
+    began = time.process_time()
+    for _ in range(20):
+        parse_log([line])
+    assert time.process_time() - began < 1
 
 
 def test_only_ten_malformed_lines_are_kept():

