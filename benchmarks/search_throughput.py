@@ -104,7 +104,7 @@ def search(
     model, out = Model(call_s), folder / "run"
     with FakeOpenAI(model) as server:
         command = [
-            *(sys.executable, "-m", "speedkit.cli", "run", f"{folder}/1", "--out", str(out)),
+            *(sys.executable, "-m", "speedkit", "run", f"{folder}/1", "--out", str(out)),
             *("--scaffold", scaffold, "--nodes", str(nodes), "--calibration", "reference"),
             *("--model", "openai/fake", "--api-base", server.url, "--coder", "llm"),
             *("--summarizer", "llm", "--train-duplicates", "--display", "none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -34,13 +35,16 @@ def new(ctx: click.Context, name: str, kind: str, out: Path) -> None:
     from speedkit.packaging import new_plugin
 
     short = name.removeprefix(PREFIX)
-    if short in plugins_of(ctx).names(kind):
+    plugins = plugins_of(ctx)
+    if short in plugins.names(kind):
         raise UsageError(f"there is already a {kind} named {short!r}; choose another name")
+    if short in (origin.plugin for origin in plugins.origins):
+        raise UsageError(f"there is already a plugin named {short!r}; choose another name")
     folder = new_plugin(name, kind, out)
     echo(f"made {folder}")
     echo("next:")
-    echo(f"  speedkit plugins install --editable {folder}")
-    echo(f"  python -m pytest {folder}")
+    echo(f"  speedkit plugins install --editable {shlex.quote(f'{folder}[test]')}")
+    echo(f"  python -m pytest {shlex.quote(str(folder))}")
 
 
 @click.command("install")

@@ -8,6 +8,7 @@ import re
 import click
 import pytest
 
+import speedkit.testing
 from speedkit.core import task
 from speedkit.core.config import RESERVED_ENV
 from speedkit.core.errors import SpeedkitError
@@ -81,6 +82,25 @@ def test_every_component_and_option_is_there():
             assert all(
                 f"| `{name}` |" in section for name in registered.load().Options.model_fields
             )
+
+
+def test_every_check_of_the_kit_is_there():
+    from speedkit.testing.checks import common
+    from speedkit.testing.conformance import CHECKS
+
+    lines = (ROOT / "docs" / "howto" / "write-a-plugin.md").read_text().splitlines()
+    for kind, checks in {"all": common.CHECKS, **CHECKS}.items():
+        row = next(line for line in lines if line.startswith(f"| {kind} | `"))
+        assert [c.__name__ for c in checks if f"`{c.__name__}`" not in row] == [], kind
+
+
+def test_public_names_are_shown_with_what_they_have():
+    text = page("python")
+    section = text.partition("\n### Draft\n")[2].partition("\n### ")[0]
+    assert "failure: str = ''," in section
+    assert "- `repeat`: train it even if" in section
+    for module in (speedkit, speedkit.testing):
+        assert [name for name in module.__all__ if f"\n### {name}\n" not in text] == []
 
 
 def test_every_event_is_there():

@@ -33,7 +33,7 @@ def family(tmp_path):
 
 
 def start(family, out, *extra):
-    command = [sys.executable, "-m", "speedkit.cli", "run", f"{family}/1", "--out", str(out)]
+    command = [sys.executable, "-m", "speedkit", "run", f"{family}/1", "--out", str(out)]
     command += ["--nodes", str(NODES), "--seed", "5", "--scaffold", "multi_aide"]
     command += ["--display", "none", *extra]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -135,7 +135,7 @@ def test_a_finished_search_is_replayed_offline_with_the_same_commits(toy_run, ke
 def test_kill_during_a_model_call_then_resume(toy_run, key, tmp_path):
     path = tmp_path / "run"
     with FakeOpenAI(lambda request: Step(text=fewer_steps(request).text, latency_s=0.7)) as server:
-        command = [sys.executable, "-m", "speedkit.cli", "run", f"{TOY}/1", "--out", str(path)]
+        command = [sys.executable, "-m", "speedkit", "run", f"{TOY}/1", "--out", str(path)]
         command += ["--load", str(INSTANT), "--executor", "instant", "--nodes", "3"]
         command += ["--scaffold", "tree", "--model", "openai/fake", "--api-base", server.url]
         command += ["--train-duplicates"]

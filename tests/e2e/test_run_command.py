@@ -13,11 +13,12 @@ import pytest
 import speedkit
 from tests.conftest import INSTANT, TOY
 
+TWICE = 2 * "[[task]]\nid = 1\nstart = 1\ntarget = 2\n\n"
 FAST = ("--load", str(INSTANT), "--executor", "instant", "--nodes", "3")
 
 
 def speedkit_run(*arguments, cwd=None, **environment):
-    command = [sys.executable, "-m", "speedkit.cli", "run", *map(str, arguments)]
+    command = [sys.executable, "-m", "speedkit", "run", *map(str, arguments)]
     env = {**os.environ, **environment}
     return subprocess.run(
         command, capture_output=True, text=True, env=env, cwd=cwd, timeout=120, check=False
@@ -132,6 +133,7 @@ def test_a_target_known_by_its_time_alone(tmp_path):
         (("val_loss = 1.0", "val_loss = -1"), "val_loss"),
         (("schema = 1", "schema = 7"), "schema"),
         (("[target]", "[target"), "family.toml"),
+        (("[[record]]\nindex = 1", TWICE + "[[record]]\nindex = 1"), "two tasks 1"),
     ],
 )
 def test_a_wrong_family_file_is_a_line(tmp_path, change, message):
@@ -152,7 +154,7 @@ def test_a_full_disk_is_a_line_and_the_run_can_go_on(tmp_path):
     """
     path = tmp_path / "run"
     limit = "export PYTHONDONTWRITEBYTECODE=1; ulimit -f 5; trap '' XFSZ; exec"
-    command = f"{limit} {sys.executable} -m speedkit.cli run {TOY}/1 {' '.join(FAST)} --nodes 12"
+    command = f"{limit} {sys.executable} -m speedkit run {TOY}/1 {' '.join(FAST)} --nodes 12"
     done = subprocess.run(
         ["bash", "-c", f"{command} --out {path} --display none"], capture_output=True, text=True
     )

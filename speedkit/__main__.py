@@ -1,0 +1,5 @@
+"""``python -m speedkit``."""
+
+from speedkit.cli.main import main
+
+main()
