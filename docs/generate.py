@@ -13,8 +13,13 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from enum import EnumMeta
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -23,6 +28,8 @@ from pydantic import BaseModel
 REFERENCE = Path(__file__).resolve().parent / "reference"
 BUILTIN = "speedkit.plugins"
 """The module of the plugin that comes with speedkit."""
+WIDTH = 100
+"""Characters of a line of code."""
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -280,6 +287,138 @@ def errors() -> str:
     return table(("status", "error", "what happened"), rows)
 
 
+# --- the public names -----------------------------------------------------------------------
+
+
+def public() -> str:
+    """Return a section for each public name of speedkit."""
+    import speedkit
+
+    return _names(speedkit)
+
+
+def public_testing() -> str:
+    """Return a section for each public name of the kit for authors of plugins."""
+    import speedkit.testing
+
+    return _names(speedkit.testing)
+
+
+def public_model() -> str:
+    """Return a section for the method by which a component asks the language model."""
+    from speedkit.core.llm import LLM
+
+    return f"### complete\n\n{_public('complete', LLM.complete)}"
+
+
+def _names(module: Any) -> str:
+    names = sorted(module.__all__, key=str.lower)
+    return "\n\n".join(f"### {name}\n\n{_public(name, getattr(module, name))}" for name in names)
+
+
+def _public(name: str, value: Any) -> str:
+    """Return what is to be said of a public name: how it is called, what it is, what it has."""
+    if name in PLAIN:
+        return PLAIN[name]
+    parts = [_docstring(value)]
+    is_called = inspect.isfunction(value) or is_dataclass(value)
+    if is_called:
+        parts.insert(0, _code_block(name, inspect.signature(value)))
+    if isinstance(value, EnumMeta):
+        members: Iterable[Any] = value.__members__.values()
+        parts.append("\n".join(f"- `{name}.{one.name}`: `{one.value}`" for one in members))
+    elif inspect.isclass(value):
+        parts += [f"A subclass of `{b.__name__}`." for b in value.__bases__ if _is_public(b)]
+        parts += _described_fields(value)
+        parts += [_member(value, *item) for item in vars(value).items() if _is_member(*item)]
+    return "\n\n".join(parts)
+
+
+PLAIN = {
+    "hookimpl": "Marks a function of a plugin as the implementation of the hook of the same name.",
+    "TINY": "The folder of the tiny family, a `pathlib.Path`.",
+}
+"""What is to be said of names without a docstring of their own."""
+
+
+def _is_public(cls: type) -> bool:
+    import speedkit
+
+    return cls.__name__ in speedkit.__all__
+
+
+def _described_fields(cls: type) -> list[str]:
+    """Return a list of the fields of options that say what they are."""
+    fields = getattr(cls, "model_fields", {}).items()
+    found = [f"- `{name}`: {prose(f.description)}" for name, f in fields if f.description]
+    return ["\n".join(found)] if found else []
+
+
+MEMBERS: tuple[Any, ...] = (property, cached_property, classmethod, FunctionType)
+"""What of a class is shown."""
+
+
+def _is_member(name: str, value: Any) -> bool:
+    return isinstance(value, MEMBERS) and (name == "__call__" or not name.startswith("_"))
+
+
+def _member(cls: type, name: str, value: Any) -> str:
+    """Return a paragraph on a property or method, with what its docstring lists."""
+    shown = name
+    if not isinstance(value, property | cached_property):
+        shown = _call(name, inspect.signature(getattr(cls, name)))
+    needed = ", to be defined" if getattr(value, "__isabstractmethod__", False) else ""
+    return f"**`{shown}`**{needed}: {_docstring(value)}"
+
+
+def _call(name: str, signature: inspect.Signature, between: str = ", ") -> str:
+    """Return how something is called; ``between`` stands between two arguments."""
+    result = signature.return_annotation
+    end = "" if result in (None, "None", signature.empty) else f" -> {result}"
+    return f"{name}({between.join(_arguments(signature))}){end}"
+
+
+def _arguments(signature: inspect.Signature) -> Iterator[str]:
+    is_by_name = False
+    for one in signature.parameters.values():
+        if one.name == "self":
+            continue
+        if one.kind is one.KEYWORD_ONLY and not is_by_name:
+            is_by_name = True
+            yield "*"
+        stars = "*" * (one.kind is one.VAR_POSITIONAL) or "**" * (one.kind is one.VAR_KEYWORD)
+        kind = "" if one.annotation is one.empty else f": {one.annotation}"
+        default = repr(one.default)
+        default = "" if one.default is one.empty else f" = {'...' if '<' in default else default}"
+        yield f"{stars}{one.name}{kind}{default}"
+
+
+def _code_block(name: str, signature: inspect.Signature) -> str:
+    """Return how something is called as a block of code, an argument a line if it is long."""
+    text = _call(name, signature)
+    if len(text) > WIDTH:
+        head, _, tail = _call(name, signature, ",\n    ").partition("(")
+        inner, close, end = tail.rpartition(")")
+        text = f"{head}(\n    {inner},\n{close}{end}"
+    return f"```python\n{text}\n```"
+
+
+def _docstring(value: Any) -> str:
+    """Return the docstring of a class or function as Markdown, its sections as lists."""
+    return "\n\n".join(map(_docstring_part, (inspect.getdoc(value) or "").split("\n\n")))
+
+
+def _docstring_part(text: str) -> str:
+    head, _, rest = text.partition("\n")
+    if head not in ("Args:", "Attributes:", "Raises:", "Returns:"):
+        return prose(text)
+    if head == "Returns:":
+        return f"Returns: {prose(rest)}"
+    items = (one.partition(": ") for one in re.split(r"\n(?! )", textwrap.dedent(rest)))
+    listed = "\n".join(f"- `{name}`: {prose(about)}" for name, _, about in items)
+    return f"Raises:\n\n{listed}" if head == "Raises:" else listed
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "components": components,
@@ -288,6 +427,9 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "stop_settings": stop_settings,
     "hooks": hooks,
     "errors": errors,
+    "public": public,
+    "public_model": public_model,
+    "public_testing": public_testing,
 }
 """What makes each generated part."""
 

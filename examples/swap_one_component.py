@@ -13,8 +13,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from _flags import add_sweep_flags, go, limits, make_parser, run_main, settings
-
 from speedkit import Proposal, Register, Scaffold, Stage, Tree, hookimpl
 from speedkit.sweeping import make_sweep
 
@@ -36,6 +34,9 @@ def register_scaffolds(register: Register) -> None:
 
 def main() -> int:
     """Compare the scaffold with one that comes with speedkit."""
+    # Not at the top: as a plugin the file is loaded from anywhere, where there is no _flags.
+    from _flags import add_sweep_flags, go, limits, make_parser, settings
+
     parser = make_parser(__doc__ or "", nodes=6, seeds=3)
     parser.add_argument("--task", default="mini/1", help="default: mini/1")
     parser.add_argument("--against", default="aide", help="the other scaffold; default: aide")
@@ -49,4 +50,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    from _flags import run_main
+
     run_main(main)

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -140,7 +141,8 @@ def install(packages: Sequence[str], *, editable: bool = False) -> list[dict[str
     """
     _check_arguments(packages)
     before = _plugins()
-    flags = [flag for name in packages for flag in (("--editable", name) if editable else (name,))]
+    found = [_located(name) for name in packages]
+    flags = [flag for name in found for flag in (("--editable", name) if editable else (name,))]
     _pip(["install", *flags], f"install {' '.join(packages)}")
     after = _plugins()
     new = [plugin for plugin in after if plugin not in before]
@@ -153,6 +155,13 @@ def install(packages: Sequence[str], *, editable: bool = False) -> list[dict[str
             f"point in the group {GROUP!r}"
         )
     return new
+
+
+def _located(package: str) -> str:
+    """Return a package as pip takes it: of a folder's bare name, pip would ask an index."""
+    folder = Path(package.partition("[")[0])
+    is_project = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
+    return os.path.join(os.curdir, package) if is_project and len(folder.parts) == 1 else package
 
 
 def uninstall(package: str) -> str:
@@ -229,7 +238,7 @@ def _pip(arguments: Sequence[str], what: str) -> None:
 
 def _plugins() -> list[dict[str, Any]]:
     """Return the plugins as a new process sees them."""
-    command = [sys.executable, "-m", "speedkit.cli", "plugins", "list", "--json"]
+    command = [sys.executable, "-m", "speedkit", "plugins", "list", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PluginError(f"speedkit does not start any more: {done.stderr.strip()[-300:]}")

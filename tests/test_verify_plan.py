@@ -12,9 +12,22 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import verify_noise
 
+from speedkit.core.calibration import Calibration
+from speedkit.core.components import Ending, Execution
 from speedkit.core.errors import UsageError
-from speedkit.verifying.bench import fresh_seed, order
-from speedkit.verifying.decision import CONFIRMED, REFUTED
+from speedkit.core.metrics import parse_log
+from speedkit.core.trial import Trial
+from speedkit.verifying.account import CANDIDATE, START, Account, Measured, Pair, Untimed
+from speedkit.verifying.bench import fresh_seed, order, untimed
+from speedkit.verifying.decision import (
+    CONFIRMED,
+    REFUTED,
+    UNDECIDED,
+    Next,
+    Rules,
+    decide,
+    figures,
+)
 from speedkit.verifying.sequential import SPENDING, Plan, nominal_levels
 
 FIFTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -92,6 +105,77 @@ def test_seeds_are_fresh_and_can_be_found_again():
     assert seed == fresh_seed(5, 1, ())
     assert fresh_seed(5, 1, {seed}) != seed
     assert len({fresh_seed(5, k, ()) for k in range(50)}) == 50
+
+
+# --- what no clock counts ---------------------------------------------------------------------
+
+
+def run_of(lines, at, wall_s=10.0):
+    report = parse_log(lines)
+    arrivals = tuple(zip(at, report.curve, strict=True))
+    return Trial(Execution(Ending.FINISHED, 0, wall_s=wall_s), report, None, "", arrivals)
+
+
+def line(step, ms):
+    return f"step:{step}/30 val_loss:1.7000 train_time:{ms}ms"
+
+
+def test_what_a_clock_does_not_count_is_told_apart():
+    trial = run_of([line(10, 400), line(20, 800), line(30, 1200)], [6.0, 6.5, 7.0])
+    assert untimed(trial) == Untimed(before=5.7, between=0.1, after=3.0)
+    assert untimed(run_of([line(15, 500), line(30, 1000)], [6.0, 7.0])) == Untimed(5.5, 0.5, 3.0)
+    assert untimed(run_of([line(30, 1000)], [6.0])) == Untimed(5.0, 0.0, 4.0)
+
+
+def test_nothing_is_said_of_lines_that_were_not_seen_or_claim_too_much():
+    assert untimed(run_of([], [])) is None
+    assert untimed(run_of([line(30, 9000)], [6.0])) is None
+
+
+def measured(which, number, ms, **more):
+    """Return a run of the start record's length outside of the clock, but for what is given."""
+    wobble = 0.01 * (number % 3)
+    parts = {"before": 6.0, "between": 0.3, "after": 0.5}
+    parts = {part: s + wobble + more.get(part, 0.0) for part, s in parts.items()}
+    return Measured(which, ms + number, 1.7 + wobble, untimed=Untimed(**parts))
+
+
+def judged(pairs=4, **more):
+    """Return the decision on a candidate that takes 0.6 s in place of 1 s, and its figures."""
+    account = Account(Plan(), 1, {})
+    for number in range(1, pairs + 1):
+        runs = measured(START, number, 1000.0), measured(CANDIDATE, 3 - number, 600.0, **more)
+        account.pairs.append(Pair(number, number, runs))
+    rules = Rules(1.8, Calibration("toy/1", "measured", (1000.0, 1001.0), (500.0, 501.0)), 4)
+    return decide(account, rules), figures(account, rules)
+
+
+@pytest.mark.parametrize("part", ["between", "after"])
+def test_training_that_no_clock_counts_is_not_confirmed(part):
+    decision, seen = judged(**{part: 0.4})
+    assert decision.verdict == UNDECIDED
+    assert "0.40 s longer than the start record" in decision.reasons[0]
+    assert [longer.part for longer in seen.longer] == [part]
+
+
+def test_a_longer_start_is_worth_a_note_alone():
+    decision, seen = judged(before=20.0)
+    assert decision.verdict == CONFIRMED
+    assert [longer.part for longer in seen.longer] == ["before"]
+
+
+def test_a_validation_that_is_a_little_slower_is_nothing():
+    decision, seen = judged(between=0.1, before=1.0)
+    assert decision.verdict == CONFIRMED
+    assert seen.longer == ()
+    assert judged(pairs=3)[0] is Next.PAIR
+
+
+def test_runs_keep_what_was_not_counted():
+    run = measured(START, 1, 1000.0)
+    assert Measured.from_dict(run.to_dict()) == run
+    old = {key: value for key, value in run.to_dict().items() if key != "untimed"}
+    assert Measured.from_dict(old).untimed is None
 
 
 # --- how often it errs ------------------------------------------------------------------

@@ -33,6 +33,10 @@ OUTCOMES = (
 )
 
 
+class WrongAnswerError(Exception):
+    """A component's answer is of a kind that a check cannot go on with; the message says so."""
+
+
 @dataclass
 class Bench:
     """One component under test, and what it needs.
@@ -147,6 +151,11 @@ def one_line(text: str, limit: int = 300) -> str:
     """Return a text on one line, cut to ``limit`` characters."""
     line = " ".join(text.split()) or "no message"
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def shown(value: object) -> str:
+    """Return a value as it would be written, on one line and not long."""
+    return one_line(repr(value), 80)
 
 
 def listed(names: Iterable[object], most: int = 4) -> str:

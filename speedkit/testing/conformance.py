@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from speedkit.core.components import BASES, Component
 from speedkit.core.errors import ExecutorError
 from speedkit.core.guards import Guard
-from speedkit.testing.bench import Bench, one_line
+from speedkit.testing.bench import Bench, WrongAnswerError, one_line
 from speedkit.testing.checks import coder, common, executor, guard, scaffold, texts
 from speedkit.testing.footprint import footprint, surroundings
 from speedkit.testing.tiny import tiny_task
@@ -144,7 +144,9 @@ def _ask(check: Check, bench: Bench) -> list[Fault]:
             messages.extend(islice(check(bench), MOST))
     except ExecutorError:
         raise
-    except Exception as error:  # whatever the component raises is its fault
+    except WrongAnswerError as error:
+        messages.append(str(error))
+    except (Exception, SystemExit) as error:  # whatever the component raises is its fault
         messages.append(f"raised {type(error).__name__}: {one_line(str(error))}")
     return [Fault(check.__name__, message) for message in dict.fromkeys(messages)]
 

@@ -16,8 +16,6 @@ from speedkit.core.errors import PluginError, UsageError
 from speedkit.core.plugins import REGISTER_HOOKS
 from tests.conftest import TESTS
 
-pytestmark = pytest.mark.long
-
 NAMES = {kind: f"kit-{kind}" for kind in REGISTER_HOOKS}
 OFFLINE = {
     "PIP_NO_INDEX": "1",
@@ -48,7 +46,7 @@ class Environment:
         return done
 
     def speedkit(self, *arguments, **more):
-        return self.run("-m", "speedkit.cli", *arguments, **more)
+        return self.run("-m", "speedkit", *arguments, **more)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +64,7 @@ def environment(tmp_path_factory, packages):
     return made
 
 
+@pytest.mark.long
 def test_a_package_of_each_kind_installs_and_appears(environment):
     for name in NAMES.values():
         assert f"plugin {name} is there, from speedkit-{name} 0.1.0" in environment.said
@@ -79,7 +78,7 @@ def test_a_package_of_each_kind_installs_and_appears(environment):
     assert not [p for p in listed["plugins"] if p["state"] == "broken"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_package_of_each_kind_passes_its_own_tests(environment, packages):
     options = ("-q", "-p", "speedkit.testing.pytest_plugin", "-p", "no:cacheprovider")
     folders = [folder / "tests" for folder in packages.values()]
@@ -98,6 +97,7 @@ def test_a_package_has_no_lint(packages):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.long
 def test_what_is_installed_can_be_removed_again(environment):
     again = environment.speedkit("plugins", "uninstall", "kit-guard", check=False)
     assert again.returncode == 2
@@ -110,6 +110,7 @@ def test_what_is_installed_can_be_removed_again(environment):
     assert "speedkit-kit-guard is not installed; packages with plugins: " in missing.stderr
 
 
+@pytest.mark.long
 def test_what_brings_no_plugin_is_told(environment, tmp_path):
     (tmp_path / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -122,6 +123,7 @@ def test_what_brings_no_plugin_is_told(environment, tmp_path):
     assert "kit-bare offers no plugin of speedkit; to remove it use pip" in done.stderr
 
 
+@pytest.mark.long
 def test_what_pip_cannot_find_is_told_in_its_words(environment):
     done = environment.speedkit("plugins", "install", "no-such-package-4711", check=False)
     assert done.returncode == 1
@@ -138,7 +140,7 @@ def test_the_program_says_what_it_made_and_what_is_next(program, tmp_path):
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0] == f"made {tmp_path}/speedkit-swift"
-    assert lines[2] == f"  speedkit plugins install --editable {tmp_path}/speedkit-swift"
+    assert lines[2] == f"  speedkit plugins install --editable '{tmp_path}/speedkit-swift[test]'"
     made = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert made == [
         "speedkit-swift/README.md",
@@ -158,6 +160,7 @@ def test_the_program_says_what_it_made_and_what_is_next(program, tmp_path):
         ("a__b", "coder", "single _ or -"),
         ("tuner", "coder", "there is already a coder named 'tuner'"),
         ("speedkit-tuner", "coder", "there is already a coder named 'tuner'"),
+        ("builtin", "coder", "there is already a plugin named 'builtin'"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(program, tmp_path, name, kind, words):
@@ -194,6 +197,18 @@ def test_options_for_pip_are_no_packages():
         packaging.install(["--index-url=x"])
     with pytest.raises(UsageError, match="name a package"):
         packaging.install([])
+
+
+def test_the_bare_name_of_a_folder_is_that_folder(tmp_path, monkeypatch):
+    folder = packaging.new_plugin("swift", "coder", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(packaging, "_pip", lambda arguments, what: asked.append(arguments))
+    monkeypatch.setattr(packaging, "_plugins", lambda: [{"state": "loaded", "n": len(asked)}])
+    packaging.install([folder.name, f"{folder.name}[test]", str(folder), "speedkit-other"])
+    assert asked == [
+        ["install", "./speedkit-swift", "./speedkit-swift[test]", str(folder), "speedkit-other"]
+    ]
 
 
 def test_speedkit_itself_stays():

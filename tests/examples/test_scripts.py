@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from speedkit.core.plugins import Plugins
 from tests.conftest import INSTANT, TOY
 from tests.e2e.test_models import fewer_steps
 from tests.kit.fake_openai import FakeOpenAI
@@ -79,6 +80,14 @@ def test_swap_one_component(script, family, model):
     assert "FSR of 2 runs by scaffold, hints" in out
     assert "random_parent" in out
     assert len(model.requests) >= 4
+
+
+def test_the_swapped_component_is_found_wherever_its_file_is_loaded(tmp_path, monkeypatch):
+    """A resumed sweep, or a run of it, loads the file as a plugin, not as a script."""
+    monkeypatch.chdir(tmp_path)
+    plugins = Plugins((str(EXAMPLES / "swap_one_component.py"),))
+    assert not plugins.broken
+    assert "random_parent" in plugins.names("scaffold")
 
 
 def test_scaffolds_by_hints(script, family, model):

@@ -81,6 +81,13 @@ class Unbound(Fine):
         self.task = services.task
 
 
+class Bare(Fine):
+    """Does not keep its options."""
+
+    def __init__(self, options):
+        self.asked = 0
+
+
 class Half(speedkit.KnowledgeSource):
     """Lacks its one method."""
 
@@ -94,6 +101,7 @@ class Mute(Fine):
     [
         (Half, "construction", "does not define entries"),
         (Unbound, "construction", "super().bind(services)"),
+        (Bare, "construction", "super().__init__(options)"),
         (Mute, "documentation", "no docstring"),
         (Unnamed, "documentation", "option depth has no description"),
         (Lax, "options", "accept unknown names"),
@@ -115,6 +123,8 @@ def test_options_that_are_needed_are_asked_for(faults):
 
     assert "its options are refused, give others" in faults(Needy)["construction"][0]
     assert not faults(Needy, options={"path": "x"})
+    (message,) = faults(Needy, options={"pth": "x", "path": "y"})["construction"]
+    assert "pth: there is no such setting; did you mean path?" in message
 
 
 # --- scaffold -------------------------------------------------------------------------------
@@ -165,6 +175,18 @@ class Pairs(Scaffold):
         return [(0, "draft")]
 
 
+def asking(answer):
+    """Return a scaffold with one answer, or what a function of the tree says."""
+
+    class Asking(Scaffold):
+        """Always wants the same."""
+
+        def propose(self, tree, rng):
+            return answer(tree) if callable(answer) else answer
+
+    return Asking
+
+
 class Endless(Scaffold):
     """Asks for too much."""
 
@@ -213,6 +235,11 @@ class Hasty(Scaffold):
         (Orphans, "answers", "which is not in the tree"),
         (Roots, "answers", "stage <Stage.ROOT"),
         (Pairs, "answers", "no Proposal"),
+        (asking(None), "answers", "returned None, no sequence of Proposals"),
+        (asking(Proposal(0, DRAFT)), "answers", "no sequence of Proposals"),
+        (asking(lambda tree: [Proposal(tree.root, DRAFT)]), "answers", "no id of a node"),
+        (asking([Proposal(0, DRAFT, 99)]), "answers", "a second parent, node 99"),
+        (asking([Proposal(0, DRAFT, 0)]), "answers", "whose second parent is the same"),
         (Endless, "answers", "more than 10000 children"),
         (Optimist, "answers", "raised AttributeError"),
         (Still, "answers", "no child of node 0"),
@@ -300,6 +327,13 @@ class Textual(Coder):
         return "print('hello')"
 
 
+class Leaving(Coder):
+    """Ends the program."""
+
+    def write(self, request):
+        sys.exit("no key")
+
+
 class Secretive(Coder):
     """Asks a model without saying so."""
 
@@ -323,6 +357,10 @@ def write_by_child(request):
     ("cls", "check", "words"),
     [
         (Textual, "drafts", "no Draft"),
+        (Leaving, "drafts", "raised SystemExit: no key"),
+        (Leaving, "strange_files", "raised SystemExit: no key"),
+        (changed(files="print('hello')"), "drafts", "no mapping from names to texts"),
+        (changed(model=7), "drafts", "model is 7"),
         (changed(hypothesis=" "), "drafts", "hypothesis is empty"),
         (changed(failure="one\ntwo"), "drafts", "more than one line"),
         (changed(files={}), "drafts", "files of the node are missing: train.py"),
@@ -352,6 +390,11 @@ def write_by_child(request):
 )
 def test_coders(faults, cls, check, words):
     assert words in " ".join(faults(cls, only=check)[check])
+
+
+def test_what_is_no_draft_is_said_once_a_request_and_briefly(faults):
+    messages = [m for found in faults(Textual).values() for m in found]
+    assert all("no Draft" in message and len(message) < 200 for message in messages)
 
 
 def test_a_plain_coder_has_no_fault(faults):
@@ -403,6 +446,21 @@ class Nothing(Summarizer):
         return None
 
 
+class Torn(Summarizer):
+    """Cuts characters in two."""
+
+    def summarize(self, request):
+        return "\ud83d"
+
+
+class Moving(Summarizer):
+    """Goes elsewhere."""
+
+    def summarize(self, request):
+        os.chdir("/")
+        return "It ran."
+
+
 class Timed(Summarizer):
     """Says when."""
 
@@ -425,6 +483,8 @@ class Scribbling(Summarizer):
         (Verbose, "summaries", "characters, and only 16000 are kept"),
         (Silent, "summaries", "the summary is empty"),
         (Nothing, "summaries", "returned NoneType"),
+        (Torn, "summaries", "written as UTF-8"),
+        (Moving, "summary_confinement", "the working directory is /"),
         (Timed, "summary_determinism", "answers differently"),
         (Scribbling, "summary_confinement", "notes.txt"),
     ],
@@ -450,6 +510,11 @@ def same(request):
     return float(request.agent == request.human)
 
 
+def scribbled(request):
+    Path("notes.txt").write_text("x")
+    return same(request)
+
+
 @pytest.mark.parametrize(
     ("cls", "check", "words"),
     [
@@ -462,6 +527,7 @@ def same(request):
         (scoring(0.5), "sense", "scores 0.5, and no change 0.5"),
         (scoring(lambda r: random.random()), "judge_determinism", "answers differently"),
         (scoring(lambda r: same(r) * len([r.agent.clear()])), "judge_determinism", "the files"),
+        (scoring(scribbled), "judge_confinement", "notes.txt"),
     ],
 )
 def test_judges(faults, cls, check, words):
@@ -503,6 +569,7 @@ def download():
         (lambda: "a text", "entries", "returned str"),
         (lambda: ["a text"], "entries", "is no KnowledgeEntry"),
         (lambda: [entry("")], "entries", "empty source, title or text"),
+        (lambda: [entry(None)], "entries", "empty source, title or text"),
         (lambda: [entry("\ud800")], "entries", "written as UTF-8"),
         (lambda: [entry("x" * 150_000)] * 2, "entries", "300000 characters"),
         (shuffled, "knowledge_determinism", "other texts"),
@@ -529,6 +596,34 @@ class Blind(Guard):
 
     def check_code(self, code):
         return [self.found(Level.REJECT, "it is code")]
+
+
+class Wary(Blind):
+    """Has doubts about everything."""
+
+    def check_code(self, code):
+        return [self.found(Level.QUARANTINE, "it is code")]
+
+
+class Late(Guard):
+    """Rejects every run."""
+
+    def check_result(self, result):
+        return [self.found(Level.REJECT, "it ran")]
+
+
+class Single(Guard):
+    """Answers with a finding, not with several."""
+
+    def check_code(self, code):
+        return self.found(Level.PASS, "fine")
+
+
+class Stern(Guard):
+    """Cannot be made lenient."""
+
+    class Options(speedkit.Options):
+        pass
 
 
 class Wordless(Guard):
@@ -571,6 +666,10 @@ class Untitled(Guard):
     ("cls", "check", "words"),
     [
         (Blind, "start_passes", "rejects the start record: it is code"),
+        (Wary, "start_passes", "quarantines the start record: it is code"),
+        (Late, "result_findings", "rejects a run of the human change: it ran"),
+        (Single, "code_findings", "no sequence of Findings"),
+        (Stern, "identity", "no strictness"),
         (Wordless, "code_findings", "no line for the user"),
         (Foreign, "code_findings", "signed 'log'"),
         (Parsing, "code_findings", "raised SyntaxError"),

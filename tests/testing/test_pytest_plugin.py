@@ -12,7 +12,7 @@ import pytest
 
 import speedkit
 from speedkit import Outcome
-from speedkit.testing import TINY, say
+from speedkit.testing import say
 
 CODER = """
 import speedkit
@@ -98,8 +98,3 @@ def test_pytest_starts_without_anything_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-
-
-def test_the_families_files_are_package_data():
-    assert (TINY / "family.toml").is_file()
-    assert sorted(p.name for p in (TINY / "scripts").iterdir()) == ["momentum.py", "plain.py"]

@@ -11,7 +11,7 @@ from typing import Any
 from speedkit.core.components import CodeRequest, Draft
 from speedkit.core.node import Stage
 from speedkit.core.paths import cache_dir
-from speedkit.testing.bench import Bench, listed, one_line
+from speedkit.testing.bench import Bench, listed, one_line, shown
 from speedkit.testing.footprint import footprint
 
 STRANGE = {
@@ -97,29 +97,34 @@ def strange_files(bench: Bench) -> Iterator[str]:
         request = replace(request, read_files=lambda i, text=text: {script: text})  # type: ignore[misc]
         try:
             draft = bench.make().write(request)
-        except Exception as error:  # a third party may raise anything
+        except (Exception, SystemExit) as error:  # a third party may raise anything
             yield f"given {what}, it raised {type(error).__name__}: {one_line(str(error))}"
             continue
         if not isinstance(draft, Draft):
-            yield f"given {what}, it returned {draft!r}, no Draft"
+            yield f"given {what}, it returned {shown(draft)}, no Draft"
 
 
 def _what(request: CodeRequest) -> str:
     return f"{request.stage} of node {request.parent.id}"
 
 
-def _gist(draft: Draft) -> Any:
-    return dict(draft.files), draft.hypothesis, draft.failure
+def _gist(draft: Any) -> Any:
+    return (draft.files, draft.hypothesis, draft.failure) if isinstance(draft, Draft) else draft
 
 
 def _faults(request: CodeRequest, draft: Any) -> Iterator[str]:
     """Say what is wrong with a draft."""
     if not isinstance(draft, Draft):
-        yield f"returned {draft!r}, no Draft"
+        yield f"returned {shown(draft)}, no Draft"
+        return
+    if not isinstance(draft.files, Mapping):
+        yield f"files is {shown(draft.files)}, no mapping from names to texts"
         return
     if not isinstance(draft.hypothesis, str) or not isinstance(draft.failure, str):
         yield "hypothesis and failure must be text"
         return
+    if not isinstance(draft.model, str | None):
+        yield f"model is {shown(draft.model)}, neither text nor None"
     yield from _note_faults(draft.notes)
     if draft.failure:
         if "\n" in draft.failure.strip():

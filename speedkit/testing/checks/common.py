@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from speedkit.core.components import Options
-from speedkit.testing.bench import Bench, listed, one_line
+from speedkit.core.config import explain
+from speedkit.testing.bench import Bench, listed
 
 
 def construction(bench: Bench) -> Iterator[str]:
@@ -25,8 +26,10 @@ def construction(bench: Bench) -> Iterator[str]:
     try:
         component = bench.make()
     except ValidationError as error:
-        yield f"its options are refused, give others: {one_line(str(error))}"
+        yield f"its options are refused, give others: {_refusal(error, cls.Options)}"
         return
+    if not isinstance(getattr(component, "options", None), cls.Options):
+        yield "__init__() does not call super().__init__(options)"
     if getattr(component, "services", None) is None:
         yield "bind() does not call super().bind(services)"
 
@@ -60,11 +63,15 @@ def _read_again(model: type[Options], made: Options, values: Any) -> Iterator[st
     try:
         again = model.model_validate(values)
     except ValidationError as error:
-        yield f"options as a run records them are refused: {one_line(str(error))}"
+        yield f"options as a run records them are refused: {_refusal(error, model)}"
         return
     if again != made:
         names = [n for n in model.model_fields if getattr(again, n) != getattr(made, n)]
         yield f"options change when they are recorded and read again: {listed(names)}"
+
+
+def _refusal(error: ValidationError, model: type[Options]) -> str:
+    return "; ".join(explain(error, model))
 
 
 CHECKS = (construction, documentation, options)

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from speedkit.core.components import Ending, Execution, Job
-from speedkit.testing.bench import Bench, listed
+from speedkit.testing.bench import Bench, listed, shown
 
 LIMIT_S = 60
 """Seconds within which a small job must be over."""
@@ -191,6 +191,8 @@ def collecting(bench: Bench) -> Iterator[str]:
     """
     done, _, job = _run(bench, script, collect=("logs/*.txt",))
     yield from _wrong("a script that writes a file", done, Ending.FINISHED)
+    if not isinstance(done, Execution):
+        return
     texts = {path: path.read_text() for path in done.collected}
     if "the script's own log" not in texts.values():
         yield "a file that matches Job.collect is not among the collected"
@@ -244,7 +246,7 @@ def _run(
 
 def _wrong(what: str, done: Any, ending: Ending) -> Iterator[str]:
     if not isinstance(done, Execution):
-        yield f"{what} came back as {done!r}, no Execution"
+        yield f"{what} came back as {shown(done)}, no Execution"
     elif done.ending is not ending:
         yield f"{what} came back as {done.ending}, not {ending}: {done.reason}"
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speedkit.core.components import Ending, Execution
 from speedkit.core.findings import Finding, Level
-from speedkit.core.guards import Code, Result
+from speedkit.core.guards import Code, GuardOptions, Result
 from speedkit.core.metrics import parse_log
-from speedkit.testing.bench import Bench
+from speedkit.testing.bench import Bench, WrongAnswerError, shown
 
 COSTS = (0, 1, 2)
 
@@ -23,8 +23,10 @@ def identity(bench: Bench) -> Iterator[str]:
     guard = bench.make()
     if not isinstance(guard.name, str) or not guard.name.strip():
         yield f"the name is {guard.name!r}"
-    if not guard.title.strip() or "\n" in guard.title:
+    if not isinstance(guard.title, str) or not guard.title.strip() or "\n" in guard.title:
         yield "title is no line on what it looks at"
+    if not issubclass(bench.cls.Options, GuardOptions):
+        yield "its Options are no subclass of speedkit.GuardOptions, so it has no strictness"
     if guard.cost not in COSTS:
         yield f"cost is {guard.cost!r}; there are {COSTS}"
 
@@ -33,22 +35,21 @@ def code_findings(bench: Bench) -> Iterator[str]:
     """It looks at any code without raising, the same way each time."""
     for what, code in _codes(bench):
         guard = bench.make()
-        found = list(guard.check_code(code))
+        found = _all(guard.check_code(code))
         yield from (f"{what}: {fault}" for fault in _faults(guard, found))
-        if list(bench.make().check_code(code)) != found:
+        if _all(bench.make().check_code(code)) != found:
             yield f"{what}: asked again, it answers differently"
 
 
 def start_passes(bench: Bench) -> Iterator[str]:
-    """It does not reject the start record, nor the human change."""
-    for what, code in list(_codes(bench))[:2]:
-        for finding in bench.make().check_code(code):
-            if finding.level is Level.REJECT:
-                yield f"rejects {what}: {finding.reason}"
+    """It has nothing against the start record, and does not reject the human change."""
+    (start, code), (human, change) = list(_codes(bench))[:2]
+    yield from _objections(start, bench.make().check_code(code), Level.QUARANTINE, Level.REJECT)
+    yield from _objections(human, bench.make().check_code(change), Level.REJECT)
 
 
 def result_findings(bench: Bench) -> Iterator[str]:
-    """It looks at the result of a run without raising."""
+    """It looks at the result of a run without raising, and does not reject the human change."""
     _, code = list(_codes(bench))[1]
     folder = bench.new_folder("result")
     done = _start_script(folder, code)
@@ -64,7 +65,9 @@ def result_findings(bench: Bench) -> Iterator[str]:
         start_ms=bench.task.start.time_ms,
         target_ms=bench.task.target.time_ms,
     )
-    yield from _faults(guard, list(guard.check_result(result)))
+    found = _all(guard.check_result(result))
+    yield from _faults(guard, found)
+    yield from _objections("a run of the human change", found, Level.REJECT)
 
 
 def _codes(bench: Bench) -> Iterator[tuple[str, Code]]:
@@ -81,10 +84,22 @@ def _codes(bench: Bench) -> Iterator[tuple[str, Code]]:
         yield what, Code(bench.task, start, start, {**start, script: text})
 
 
+def _all(found: Any) -> list[Any]:
+    if not isinstance(found, Iterable):
+        raise WrongAnswerError(f"a check returned {shown(found)}, no sequence of Findings")
+    return list(found)
+
+
+def _objections(what: str, found: Any, *levels: Level) -> Iterator[str]:
+    for one in _all(found):
+        if isinstance(one, Finding) and one.level in levels:
+            yield f"{one.level}s {what}: {one.reason}"
+
+
 def _faults(guard: Any, found: Sequence[Any]) -> Iterator[str]:
     for finding in found:
         if not isinstance(finding, Finding) or not isinstance(finding.level, Level):
-            yield f"{finding!r} is no Finding with a Level"
+            yield f"{shown(finding)} is no Finding with a Level"
         elif finding.guard != guard.name:
             yield f"a finding is signed {finding.guard!r}, and the guard is {guard.name!r}"
         elif not finding.reason.strip() or "\n" in finding.reason:

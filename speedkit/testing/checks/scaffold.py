@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from speedkit.core.components import Proposal
 from speedkit.core.node import Outcome, Stage, Tree
-from speedkit.testing.bench import OUTCOMES, SEED, Bench
+from speedkit.testing.bench import OUTCOMES, SEED, Bench, WrongAnswerError, shown
 
 STEPS = 12
 """Steps of a search that are tried."""
@@ -47,10 +47,13 @@ def answers(bench: Bench) -> Iterator[str]:
     """It asks for proposals whose parents are finished nodes of the tree."""
     if not _ask(bench.make(), Tree([bench.root()]), 1):
         yield "asks for no child of node 0, so that a search ends before it began"
+    told = set()
     for course, outcomes in COURSES.items():
         for step, tree in _search(bench, outcomes):
             for fault in _faults(_ask(bench.make(), tree, step), tree):
-                yield f"at step {step} of {course}, {fault}"
+                if fault not in told:
+                    told.add(fault)
+                    yield f"at step {step} of {course}, {fault}"
 
 
 def tree_untouched(bench: Bench) -> Iterator[str]:
@@ -96,7 +99,10 @@ def _search(bench: Bench, outcomes: Sequence[Outcome]) -> Iterator[tuple[int, Tr
 def _ask(scaffold: Any, tree: Tree, step: int) -> tuple[Any, ...]:
     """Ask for a step, while the generator of the whole process is in no known state."""
     random.seed()
-    return tuple(islice(scaffold.propose(tree.snapshot(), _rng(step)), MOST + 1))
+    answer = scaffold.propose(tree.snapshot(), _rng(step))
+    if not isinstance(answer, Iterable):
+        raise WrongAnswerError(f"propose() returned {shown(answer)}, no sequence of Proposals")
+    return tuple(islice(answer, MOST + 1))
 
 
 def _rng(step: int) -> random.Random:
@@ -113,13 +119,25 @@ def _faults(proposals: Sequence[Any], tree: Tree) -> Iterator[str]:
         yield f"it asks for more than {MOST} children"
     for one in proposals[:WIDTH]:
         if not isinstance(one, Proposal):
-            yield f"it asks for {one!r}, no Proposal"
-        elif one.parent not in tree:
-            yield f"it asks for a child of node {one.parent}, which is not in the tree"
-        elif tree[one.parent].outcome is Outcome.PENDING:
-            yield f"it asks for a child of node {one.parent}, which is not finished"
+            yield f"it asks for {shown(one)}, no Proposal"
+        elif problem := _parent_fault(one.parent, tree):
+            yield f"it asks for a child of {problem}"
+        elif one.other is not None and (problem := _parent_fault(one.other, tree)):
+            yield f"it asks for a second parent, {problem}"
+        elif one.other == one.parent:
+            yield f"it asks for a child of node {one.parent} whose second parent is the same"
         elif not isinstance(one.stage, Stage) or one.stage is Stage.ROOT:
             yield f"it asks for a node of stage {one.stage!r}; there are draft, improve and debug"
+
+
+def _parent_fault(parent: Any, tree: Tree) -> str:
+    """Say why nothing can be a child of a node; empty if something can."""
+    if not isinstance(parent, int):
+        return f"{shown(parent)}, which is no id of a node"
+    if parent not in tree:
+        return f"node {parent}, which is not in the tree"
+    is_open = tree[parent].outcome is Outcome.PENDING
+    return f"node {parent}, which is not finished" if is_open else ""
 
 
 def _shape(tree: Tree) -> list[Any]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from speedkit.core.components import (
@@ -21,8 +22,8 @@ from speedkit.core.components import (
 from speedkit.core.errors import SpeedkitError
 from speedkit.core.metrics import Metrics, Report
 from speedkit.core.node import Outcome, Stage
-from speedkit.testing.bench import TRACEBACK, Bench, one_line
-from speedkit.testing.footprint import footprint
+from speedkit.testing.bench import TRACEBACK, Bench, one_line, shown
+from speedkit.testing.footprint import Footprint, footprint
 
 MAX_SUMMARY = 16_000
 """Characters; a search cuts a longer summary off."""
@@ -42,6 +43,8 @@ def summaries(bench: Bench) -> Iterator[str]:
             yield f"{what}: the summary is empty"
         elif len(text) > MAX_SUMMARY:
             yield f"{what}: {len(text)} characters, and only {MAX_SUMMARY} are kept"
+        elif not _is_unicode(text):
+            yield f"{what}: the summary cannot be written as UTF-8"
 
 
 def summary_determinism(bench: Bench) -> Iterator[str]:
@@ -61,8 +64,19 @@ def summary_confinement(bench: Bench) -> Iterator[str]:
     _, request = next(_summary_requests(bench))
     with footprint(bench.new_folder("seen")) as seen:
         summarizer.summarize(request)
-    yield from (f"writes outside its log folder: {p}" for p in seen.outside(request.log_dir))
+    yield from _traces(seen, request.log_dir)
+
+
+def _traces(seen: Footprint, *allowed: Path) -> Iterator[str]:
+    """Say what was left behind, but for files in folders that are allowed."""
+    where = "outside its log folder" if allowed else "files"
+    yield from (f"writes {where}: {path}" for path in seen.outside(*allowed))
     yield from (f"leaves a process: {process}" for process in seen.processes)
+    yield from (f"changes the process it runs in: {change}" for change in seen.changes)
+
+
+def _is_unicode(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _summary_requests(bench: Bench) -> Iterator[tuple[str, SummaryRequest]]:
@@ -132,6 +146,8 @@ def sense(bench: Bench) -> Iterator[str]:
     nothing = _judge(bench.make(), requests["no change"])
     if all_of_it is None or nothing is None:
         yield "refuses to judge the human change itself, or no change"
+    elif not (isinstance(all_of_it, Judgement) and isinstance(nothing, Judgement)):
+        return  # which `scores` has said
     elif not all_of_it.score > nothing.score:
         yield f"the human change scores {all_of_it.score}, and no change {nothing.score}"
 
@@ -148,13 +164,21 @@ def judge_determinism(bench: Bench) -> Iterator[str]:
             yield f"{what}: asked again, it answers differently"
 
 
-def _judge(judge: Any, request: JudgeRequest) -> Judgement | None:
-    """Return a judgement, None if the judge says why there can be none."""
+def judge_confinement(bench: Bench) -> Iterator[str]:
+    """It writes nothing but to the log folder."""
+    judge = bench.make()
+    _, request = next(_judge_requests(bench))
+    with footprint(bench.new_folder("seen")) as seen:
+        _judge(judge, request)
+    yield from _traces(seen, request.log_dir)
+
+
+def _judge(judge: Any, request: JudgeRequest) -> Any:
+    """Return what a judge answers, None if it says why there can be no judgement."""
     try:
-        judgement: Judgement = judge.judge(request)
+        return judge.judge(request)
     except SpeedkitError:
         return None
-    return judgement
 
 
 def _judge_requests(bench: Bench) -> Iterator[tuple[str, JudgeRequest]]:
@@ -177,7 +201,7 @@ def _judge_requests(bench: Bench) -> Iterator[tuple[str, JudgeRequest]]:
 
 def _judgement_faults(judgement: Any) -> Iterator[str]:
     if not isinstance(judgement, Judgement):
-        yield f"returned {judgement!r}, no Judgement"
+        yield f"returned {shown(judgement)}, no Judgement"
         return
     score = judgement.score
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
@@ -201,29 +225,29 @@ def entries(bench: Bench) -> Iterator[str]:
         return
     for entry in found:
         yield from _entry_faults(entry)
-    size = sum(len(e.text) for e in found if isinstance(e, KnowledgeEntry))
+    size = sum(len(str(e.text)) for e in found if isinstance(e, KnowledgeEntry))
     if size > MAX_KNOWLEDGE:
         yield f"{size} characters are in every prompt; {MAX_KNOWLEDGE} are the most"
 
 
 def _entry_faults(entry: Any) -> Iterator[str]:
     if not isinstance(entry, KnowledgeEntry):
-        yield f"{one_line(repr(entry), 80)} is no KnowledgeEntry"
+        yield f"{shown(entry)} is no KnowledgeEntry"
         return
     words = (entry.source, entry.title, entry.text)
     if not all(isinstance(text, str) and text.strip() for text in words):
         yield f"entry {entry.title!r} has an empty source, title or text"
-    elif entry.text != entry.text.encode("utf-8", "replace").decode("utf-8"):
+    elif not _is_unicode(entry.text):
         yield f"entry {entry.title!r} cannot be written as UTF-8"
 
 
 def knowledge_determinism(bench: Bench) -> Iterator[str]:
     """The same task has the same texts, in the same order, at every call and in every process."""
     source = bench.make()
-    first = list(source.entries(bench.task))
-    if list(source.entries(bench.task)) != first:
+    first = source.entries(bench.task)
+    if source.entries(bench.task) != first:
         yield "asked twice, it offers other texts"
-    elif list(bench.make().entries(bench.task)) != first:
+    elif bench.make().entries(bench.task) != first:
         yield "a new instance offers other texts"
 
 
@@ -232,10 +256,9 @@ def knowledge_confinement(bench: Bench) -> Iterator[str]:
     source = bench.make()
     with footprint(bench.new_folder("seen")) as seen:
         source.entries(bench.task)
-    yield from (f"writes files: {path}" for path in seen.outside())
-    yield from (f"leaves a process: {process}" for process in seen.processes)
+    yield from _traces(seen)
 
 
 SUMMARIZER_CHECKS = (summaries, summary_determinism, summary_confinement)
-JUDGE_CHECKS = (scores, sense, judge_determinism)
+JUDGE_CHECKS = (scores, sense, judge_determinism, judge_confinement)
 KNOWLEDGE_CHECKS = (entries, knowledge_determinism, knowledge_confinement)

@@ -4,7 +4,7 @@ import click
 from pydantic import Field
 
 import speedkit
-from speedkit.core.components import Draft, Proposal
+from speedkit import Draft, Proposal
 
 
 class ChainScaffold(speedkit.Scaffold):
