@@ -49,6 +49,9 @@ STEEPNESS = 10.0
 
 Late in a training a loss that is 1 % lower takes about a tenth more steps.
 """
+CAUTION = 3.0
+"""The same, where a margin under the target is to be turned into fewer steps: as early in a
+training, where the loss falls fast, so that a node that trusts it does not fall short."""
 LARGEST_MARGIN = 0.1
 """The loss under the target, relative to it, that is counted at most."""
 REACH = 0.9
@@ -245,8 +248,8 @@ class TunerCoder(Coder):
             return {}
         low, high = bracket(request.tree, count, {r.name: current[r.name] for r in ranges})
         if len(chosen) > 1:
-            margin = min(1.0, to_target(request.parent, request.task.rules.target) or 1.0)
-            enough = min(high, margin * count.factor(current[count.name]))
+            margin = to_target(request.parent, request.task.rules.target, CAUTION) or 1.0
+            enough = min(high, min(1.0, margin) * count.factor(current[count.name]))
             low = max(count.low, REACH * enough)
         return draw_random([replace(count, low=low, high=high)], seed)
 
@@ -353,15 +356,18 @@ def score(node: Node, target: float, scale: float) -> float | None:
     return min(max(rest * (node.train_time_ms or scale) / scale, least), BUGGY_VALUE)
 
 
-def to_target(node: Node, target: float) -> float | None:
+def to_target(node: Node, target: float, steepness: float = STEEPNESS) -> float | None:
     """Return by which factor a node's time would change if it ended at the target, roughly.
 
     None where it has no loss.
+
+    Args:
+        steepness: as in ``STEEPNESS``.
     """
     excess = math.nan if node.metrics is None else (node.metrics.val_loss - target) / target
     if not math.isfinite(excess):
         return None
-    return math.exp(STEEPNESS * min(max(excess, -LARGEST_MARGIN), 1.0))
+    return math.exp(steepness * min(max(excess, -LARGEST_MARGIN), 1.0))
 
 
 def _scale(tree: Iterable[Node]) -> float:
