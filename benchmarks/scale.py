@@ -59,6 +59,8 @@ title = "target"
 time_ms = 500
 """
 
+MANIFEST = {"run_id": "scale", "config": {"task": "mini/1"}, "components": {}, "scripts": {}}
+
 
 def resident_mb() -> float:
     return psutil.Process().memory_info().rss / 1e6
@@ -66,7 +68,7 @@ def resident_mb() -> float:
 
 def grow(folder: Path, nodes: int) -> None:
     """Write a run of so many nodes, and print what it cost."""
-    directory = RunDirectory.create(folder, {"run_id": "scale", "config": {"task": "mini/1"}})
+    directory = RunDirectory.create(folder, MANIFEST)
     git = GitHistory(folder / "repo")
     run = Run(directory, find_task("mini/1"))
     rng = random.Random(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -121,7 +121,8 @@ class Tree:
     """The nodes of one search, by id, with their kinship.
 
     Iteration is by id, whatever the order of creation. The tree is append-only: a node may
-    be replaced by a later state of itself, never removed or moved.
+    be replaced by a later state of itself, never removed or moved. One thread at a time may
+    change it; others may read it meanwhile, and see a tree that was.
     """
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
@@ -142,15 +143,17 @@ class Tree:
             self._attach(node)
         elif known.parent != node.parent:
             raise ValueError(f"node {node.id} cannot move from {known.parent} to {node.parent}")
-        self._nodes[node.id] = node
+        else:
+            self._nodes[node.id] = node
 
     def _attach(self, node: Node) -> None:
+        """Add a node; what names it comes last, so that nobody meets a name without a node."""
+        if node.parent is not None and node.parent not in self._nodes:
+            raise ValueError(f"node {node.id} has no parent {node.parent} in the tree")
+        self._nodes[node.id], self._children[node.id] = node, []
         if node.parent is not None:
-            if node.parent not in self._nodes:
-                raise ValueError(f"node {node.id} has no parent {node.parent} in the tree")
             bisect.insort(self._children[node.parent], node.id)
         bisect.insort(self._order, node.id)
-        self._children[node.id] = []
 
     def update(self, node_id: int, **changes: Any) -> Node:
         """Replace fields of a node and return its new state."""
@@ -160,10 +163,23 @@ class Tree:
 
     def snapshot(self) -> Tree:
         """Return an independent copy; nodes themselves are immutable and shared."""
+        return self._copy(list(self._order))
+
+    def as_known(self, first_id: int, pending: Collection[int] = ()) -> Tree:
+        """Return a copy as it was before node ``first_id``, without the nodes that are pending."""
+        order = self._order[: bisect.bisect_left(self._order, first_id)]
+        return self._copy([i for i in order if i not in pending] if pending else order)
+
+    def _copy(self, order: list[int]) -> Tree:
+        """Return a tree of some of the nodes, given by their ids in order."""
         copy = Tree()
-        copy._nodes = dict(self._nodes)
-        copy._order = list(self._order)
-        copy._children = {k: list(v) for k, v in self._children.items()}
+        nodes, children = copy._nodes, copy._children
+        for node_id in order:
+            nodes[node_id], children[node_id] = self._nodes[node_id], []
+        copy._order = order
+        for node_id, node in nodes.items():
+            if node.parent is not None:
+                children[node.parent].append(node_id)
         return copy
 
     def __getitem__(self, node_id: int) -> Node:
@@ -173,7 +189,7 @@ class Tree:
         return node_id in self._nodes
 
     def __iter__(self) -> Iterator[Node]:
-        return (self._nodes[i] for i in self._order)
+        return (self._nodes[i] for i in list(self._order))
 
     def __len__(self) -> int:
         return len(self._nodes)

@@ -33,7 +33,7 @@ from speedkit.core.journal import Journal
 from speedkit.core.lane_clock import LaneClock
 from speedkit.core.ledger import Ledger, ModelCall
 from speedkit.core.metrics import Metrics, metrics_to_dict
-from speedkit.core.node import Node, Stage, Tree
+from speedkit.core.node import Node, Stage
 from speedkit.core.nodework import NodeWork, OnProgress, Refusal, created
 from speedkit.core.plugins import Plugins
 from speedkit.core.recorder import OnEvent, Recorder
@@ -454,7 +454,7 @@ class _Floor:
 
     def _take_up(self, plan: Plan) -> None:
         """Have the nodes of a step coded, or go on with those that are."""
-        known = Tree(n for n in self.run.tree if n.id < plan.first_id and n.id not in plan.pending)
+        known = self.run.tree.as_known(plan.first_id, plan.pending)
         for node_id, proposal in plan.items():
             if self.run.is_finished(node_id):
                 continue

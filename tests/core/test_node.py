@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from speedkit.core.metrics import Metrics
@@ -77,3 +80,41 @@ def test_a_snapshot_does_not_follow(tree):
     assert 7 not in copy
     assert copy[1].is_valid
     assert [n.id for n in copy.children(0)] == [1, 2]
+
+
+def test_what_was_known_at_a_step_is_the_tree_without_later_and_unfinished_nodes(tree):
+    known = tree.as_known(6, pending={5})
+    assert [n.id for n in known] == [0, 1, 2, 3, 4]
+    assert known.is_leaf(4)
+    assert known.is_leaf(3)
+    assert [n.id for n in tree.as_known(2)] == [0, 1]
+    assert len(tree) == 7
+
+
+def test_a_tree_may_be_read_while_it_grows():
+    tree, failures = Tree([node(0, None, 100, Stage.ROOT, 0)]), []
+    grown = threading.Event()
+
+    def read():
+        try:
+            while not grown.is_set():
+                for one in (tree.snapshot(), tree.as_known(500), tree):
+                    assert all(n.parent is None or n.parent in one for n in one)
+                    one.best()
+        except Exception as error:
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    try:
+        for reader in readers:
+            reader.start()
+        for k in range(1, 1000):
+            tree.put(node(k, k // 3, 100 + k))
+    finally:
+        grown.set()
+        for reader in readers:
+            reader.join()
+        sys.setswitchinterval(before)
+    assert failures == []
