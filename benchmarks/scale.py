@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import psutil
+from instant_family import FAMILY
 
 from speedkit.core.history import GitHistory, RunDirectory
 from speedkit.core.journal import Journal
@@ -41,24 +42,6 @@ for _ in range({megabytes}):
 print("step:10/10 val_loss:2.9000 train_time:900ms", flush=True)
 sys.stdout.write(line * 1000)
 """
-FAMILY = """\
-schema = 1
-name = "flood"
-script = "train.py"
-[target]
-val_loss = 3.0
-[run]
-launcher = "python"
-[[record]]
-index = 1
-title = "start"
-script = "train.py"
-[[record]]
-index = 2
-title = "target"
-time_ms = 500
-"""
-
 MANIFEST = {"run_id": "scale", "config": {"task": "mini/1"}, "components": {}, "scripts": {}}
 
 

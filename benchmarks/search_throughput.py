@@ -33,33 +33,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from instant_family import FAMILY
+
 from speedkit import open_run
 from speedkit.core.journal import read_events
 from tests.kit.fake_openai import FakeOpenAI, say
 
-FAMILY = """\
-schema = 1
-name = "timed"
-script = "train.py"
-
-[target]
-val_loss = 3.0
-
-[run]
-launcher = "python"
-timeout_s = 600
-
-[[record]]
-index = 1
-title = "start"
-script = "train.py"
-time_ms = 1000
-
-[[record]]
-index = 2
-title = "target"
-time_ms = 500
-"""
 SCRIPT = """\
 import time
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import speedkit
-from tests.conftest import TOY
 from tests.core.test_resume import check_once, facts
+from tests.kit.slow_family import slow_family
 
 MOMENTS = int(os.environ.get("SPEEDKIT_TEST_KILLS", "8"))
 """How often the run is killed; the more, the longer the test takes."""
@@ -25,11 +25,7 @@ NODES = 6
 @pytest.fixture
 def family(tmp_path):
     """Return the toy family with scripts that take a while."""
-    folder = tmp_path / "family"
-    shutil.copytree(TOY, folder)
-    for script in (folder / "scripts").glob("*.py"):
-        script.write_text("import time\ntime.sleep(0.1)\n" + script.read_text())
-    return folder
+    return slow_family(tmp_path / "family", 0.1)
 
 
 def start(family, out, *extra):

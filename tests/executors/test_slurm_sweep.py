@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from executor_bench import wait_for
 import speedkit
 from speedkit.core.history import RunDirectory
 from speedkit.core.journal import read_events
-from tests.conftest import TOY
+from tests.kit.slow_family import slow_family
 from tests.kit.slurm import fixtures
 
 session_slurm, slurm = fixtures.session_slurm, fixtures.slurm
@@ -24,12 +23,8 @@ QUICK = ("executor.poll_s=0.1", "executor.states_s=0.5", "executor.cpus=1", "exe
 
 @pytest.fixture
 def family(tmp_path):
-    """A family whose scripts wait as many seconds as the file ``wait`` beside them says."""
-    folder = tmp_path / "family"
-    shutil.copytree(TOY, folder)
-    for script in (folder / "scripts").glob("*.py"):
-        script.write_text("import time\ntime.sleep(SECONDS)\n" + script.read_text())
-    return folder
+    """A family whose scripts wait for SECONDS, for which ``sweep`` puts a number."""
+    return slow_family(tmp_path / "family", "SECONDS")
 
 
 @pytest.fixture
