@@ -337,8 +337,6 @@ def _records(name: str, family: Family) -> Finding:
 
 
 def _state(record: Record) -> str:
-    if record.source is None:
-        return "imported" if record.has_script() else "missing"
     from speedkit.records.nanogpt.importer import record_status
 
     return record_status(record).state
