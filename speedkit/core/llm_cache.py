@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from speedkit.core.ledger import Usage
 from speedkit.core.llm_types import LLMSettings, Message
 
 SCHEMA = 1
+PATIENCE_S = 30.0  # how long one process waits for another that is writing
 _CREATE = """
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, sample INTEGER NOT NULL, reply TEXT NOT NULL
@@ -117,16 +119,29 @@ class ReplyCache:
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(
-            self.path, timeout=30, isolation_level=None, check_same_thread=False
+            self.path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
         )
         try:
-            database.execute("PRAGMA journal_mode = WAL")
+            _use_wal(database)
             database.execute("PRAGMA synchronous = FULL")
             _prepare(database, self.path)
         except BaseException:
             database.close()
             raise
         return database
+
+
+def _use_wal(database: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log. SQLite does not wait here for others that do the same."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -231,6 +232,24 @@ def test_many_writers_of_one_cache_lose_no_reply(tmp_path):
     cache.close()
     assert lost == []
     assert [one.text for one in stored] == [f"{w}/{k}" for w in range(4) for k in range(30)]
+
+
+def test_a_cache_that_another_process_begins_is_waited_for(tmp_path):
+    """SQLite refuses at once, whatever its patience, to change a file that is being written."""
+    path = tmp_path / "replies.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE mine (x)")
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
+    cache = ReplyCache(path)
+    try:
+        kept = Stored("one", "", None, Usage(), "stop")
+        assert cache.put("k", kept, model="m", sample=0) == kept
+    finally:
+        release.join()
+        other.close()
+        cache.close()
 
 
 WRITERS = {"write_text", "write_bytes"}
