@@ -36,8 +36,7 @@ from speedkit.analysis.statistics import (
     Floats,
     Strata,
     aggregate,
-    differences,
-    improvement,
+    paired,
 )
 from speedkit.core.errors import UnknownNameError, UsageError
 
@@ -244,13 +243,12 @@ class _Work:
 
     def _pair(self, x: Key, y: Key, a: CellScores, b: CellScores, tasks: list[str]) -> Pair:
         one, other = Strata(a.by_task(tasks)), Strata(b.by_task(tasks))
-        *each, mean = differences(one, other, self.bootstrap)
-        by_task = [
+        found = paired(one, other, self.bootstrap)
+        by_task = (
             TaskDifference(t, len(a.scores[t]), len(b.scores[t]), d)
-            for t, d in zip(tasks, each, strict=True)
-        ]
-        better = improvement(one, other, self.bootstrap)
-        return Pair(x, y, better, mean, tuple(by_task))
+            for t, d in zip(tasks, found.by_task, strict=True)
+        )
+        return Pair(x, y, found.improvement, found.difference, tuple(by_task))
 
     def plain_rules(self, rows: Sequence[Row]) -> list[Rule]:
         """Return the rules that need no other gate."""

@@ -8,7 +8,7 @@ the Edge of the Statistical Precipice" (2021), whose library evaluates one draw 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,10 @@ LEVEL = 0.95
 """Share of the draws that an interval holds."""
 TRIM = 0.25
 """Share of the runs that the interquartile mean leaves out at each end."""
-_CHUNK = 200_000
-"""Resampled scores held at a time, so that they stay in the processor's cache."""
+_CHUNK = 16_000
+"""Resampled scores held at a time: so few that an array of them has less than 128 KiB, stays in
+the processor's cache and is not given back to the system, whose fresh pages cost more than the
+arithmetic."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -80,6 +82,12 @@ class Bootstrap:
         tail = (1 - self.level) / 2
         ends: Floats = np.quantile(drawn, [tail, 1 - tail], axis=0)
         return ends
+
+
+def _parts(drawn: Floats, size: int) -> Iterator[Floats]:
+    """Yield the rows of ``drawn`` a few at a time, each made of ``size`` resampled scores."""
+    step = max(1, _CHUNK // size)
+    return (drawn[begin : begin + step] for begin in range(0, len(drawn), step))
 
 
 class Strata:
@@ -145,12 +153,10 @@ class Strata:
                 fixed, and runs are resampled within each: what would be with other seeds.
         """
         rng = bootstrap.rng
-        step = max(1, _CHUNK // self.places.size)
-        parts = []
-        for begin in range(0, bootstrap.draws, step):
-            count = min(step, bootstrap.draws - begin)
-            parts.append(self._evaluate(*self._resample(rng, count, over_tasks)))
-        return np.concatenate(parts)
+        drawn = np.empty((bootstrap.draws, len(AGGREGATES)))
+        for part in _parts(drawn, self.places.size):
+            part[:] = self._evaluate(*self._resample(rng, len(part), over_tasks))
+        return drawn
 
     def _resample(
         self, rng: np.random.Generator, count: int, over_tasks: bool
@@ -169,32 +175,37 @@ class Strata:
 
     def _evaluate(self, columns: Ints, places: Ints) -> Floats:
         """Return the aggregates of each draw, of shape (draws, 4)."""
-        padded = np.append(self.values, 0.0)
-        capped = np.append(np.minimum(self.values, 1.0), 0.0)
-        sizes = self.sizes[columns]
-        means = padded[places].sum(axis=2) / sizes
-        shortfall = 1.0 - (capped[places].sum(axis=2) / sizes).mean(axis=1)
-        found = (np.median(means, axis=1), self._iqm(columns, places), means.mean(axis=1))
-        return np.stack([*found, shortfall], axis=1)
+        sizes, scores = self.sizes[columns], np.append(self.values, 0.0)[places]
+        means = scores.sum(axis=2) / sizes
+        capped = np.minimum(scores, 1.0).sum(axis=2) / sizes
+        iqm = self._iqm(self._weights(places, sizes), sizes.sum(axis=1))
+        found = (np.median(means, axis=1), iqm, means.mean(axis=1), 1.0 - capped.mean(axis=1))
+        return np.stack(found, axis=1)
 
-    def _iqm(self, columns: Ints, places: Ints) -> Floats:
-        """Return the mean of the middle half of the runs of each draw, of shape (draws,).
+    def _weights(self, places: Ints, sizes: Ints) -> Floats:
+        """Return how much each of the sorted values weighs in each draw, of shape (draws, runs).
 
         Nothing is sorted: a draw is how often each of the sorted values occurs in it. Each
         occurrence weighs the runs a task has on average over those that its own task has, so
-        that all tasks weigh the same and the weights sum to the number of runs. As in a
-        trimmed mean, whole runs are cut, a quarter of the number rounded down at each end.
+        that all tasks weigh the same and the weights sum to the number of runs.
         """
-        draws, tasks = places.shape[0], columns.shape[1]
-        width = self.runs + 1
+        draws, width = len(places), self.runs + 1
         flat = (places + np.arange(draws)[:, None, None] * width).ravel()
         counts = np.bincount(flat, minlength=draws * width).reshape(draws, width)[:, :-1]
-        total = counts.sum(axis=1, keepdims=True)
-        weights = counts * (total / (tasks * self.sizes[self.task_of]))
-        cut = np.floor(TRIM * total)
-        reach = np.clip(np.cumsum(weights, axis=1), cut, total - cut)
-        kept = np.diff(reach, axis=1, prepend=cut)
-        middle: Floats = kept @ self.values / (total - 2 * cut)[:, 0]
+        total = sizes.sum(axis=1, keepdims=True)
+        weights: Floats = counts * (total / (sizes.shape[1] * self.sizes[self.task_of]))
+        return weights
+
+    def _iqm(self, weights: Floats, total: Ints) -> Floats:
+        """Return the mean of the middle half of the runs of each draw, of shape (draws,).
+
+        As in a trimmed mean, whole runs are cut, a quarter of the number rounded down at each
+        end.
+        """
+        cut = np.floor(TRIM * total)[:, None]
+        reach = np.clip(np.cumsum(weights, axis=1), cut, total[:, None] - cut)
+        kept = np.diff(reach, axis=1, prepend=np.broadcast_to(cut, (len(weights), 1)))
+        middle: Floats = kept @ self.values / (total - 2 * cut[:, 0])
         return middle
 
 
@@ -217,24 +228,46 @@ def aggregate(
 # --- two cells on the same tasks --------------------------------------------------------------
 
 
-def improvement(x: Strata, y: Strata, bootstrap: Bootstrap) -> Estimate:
-    """Return the probability that a run of ``x`` scores higher than one of ``y``.
+@dataclass(frozen=True)
+class Paired:
+    """What two cells ``x`` and ``y`` come to on the same tasks.
 
-    It is the mean over tasks of the share of pairs of runs in which ``x`` is higher, a tie
-    counting half; both must have the same tasks in the same order.
+    Attributes:
+        improvement: the probability that a run of ``x`` scores higher than one of ``y``: the
+            mean over tasks of the share of pairs of runs in which ``x`` is higher, a tie
+            counting half.
+        by_task: the difference of means ``x - y`` for each task.
+        difference: the mean of these.
     """
-    return _compare(x, y, bootstrap, _wins)[-1]
+
+    improvement: Estimate
+    by_task: tuple[Estimate, ...]
+    difference: Estimate
 
 
-def differences(x: Strata, y: Strata, bootstrap: Bootstrap) -> list[Estimate]:
-    """Return the difference of means ``x - y`` for each task, and at the end their mean.
+def paired(x: Strata, y: Strata, bootstrap: Bootstrap) -> Paired:
+    """Compare two cells that have the same tasks in the same order.
 
-    Runs are resampled within each task, those of ``x`` and of ``y`` independently.
+    Runs are resampled within each task, those of ``x`` and of ``y`` independently; all numbers
+    come from the same resamples.
     """
-    return _compare(x, y, bootstrap, _gains)
-
-
-Pairing = Callable[[Floats, Floats], Floats]
+    if x.tasks != y.tasks:
+        raise ValueError("both cells must have the same tasks")
+    rng = bootstrap.rng
+    values = np.empty((2, x.tasks))
+    drawn = np.empty((2, x.tasks, bootstrap.draws))
+    for task, (a, b) in enumerate(zip(x, y, strict=True)):
+        both = _wins(a, b), _gains(a, b)
+        values[:, task] = [pairs.mean() for pairs in both]
+        for part in _parts(drawn[:, task].T, a.size + b.size):
+            rows, columns = (_counts(s.size, len(part), rng) for s in (a, b))
+            for k, pairs in enumerate(both):
+                part[:, k] = np.einsum("ij,ij->i", rows @ pairs, columns) / pairs.size
+    spread = np.maximum(x.sizes, y.sizes) > 1
+    means = values.mean(axis=1), drawn.mean(axis=1).T
+    improvement, difference = _estimates(*means, spread.any(), bootstrap)
+    by_task = _estimates(values[1], drawn[1].T, spread, bootstrap)
+    return Paired(improvement, tuple(by_task), difference)
 
 
 def _wins(x: Floats, y: Floats) -> Floats:
@@ -248,32 +281,19 @@ def _gains(x: Floats, y: Floats) -> Floats:
     return x[:, None] - y
 
 
-def _compare(x: Strata, y: Strata, bootstrap: Bootstrap, pairing: Pairing) -> list[Estimate]:
-    """Return the mean of a pairing for each task, and at the end that over tasks."""
-    if x.tasks != y.tasks:
-        raise ValueError("both cells must have the same tasks")
-    rng = bootstrap.rng
-    drawn = np.empty((bootstrap.draws, x.tasks + 1))
-    values = np.empty(x.tasks + 1)
-    spread = np.zeros(x.tasks + 1, dtype=bool)
-    for task, (a, b) in enumerate(zip(x, y, strict=True)):
-        pairs = pairing(a, b)
-        values[task] = pairs.mean()
-        spread[task] = a.size > 1 or b.size > 1
-        drawn[:, task] = _resampled_mean(pairs, bootstrap.draws, rng)
-    values[-1], drawn[:, -1] = values[:-1].mean(), drawn[:, :-1].mean(axis=1)
-    spread[-1] = spread.any()
+def _estimates(values: Floats, drawn: Floats, spread: Any, bootstrap: Bootstrap) -> list[Estimate]:
+    """Return the values with intervals, with none where no resample could differ.
+
+    Args:
+        values: of shape (n,).
+        drawn: their resamples, of shape (draws, n).
+        spread: whether those of a value can differ, of shape (n,).
+    """
     ends = np.where(spread, bootstrap.interval(drawn), np.nan)
     return [Estimate(float(v), float(a), float(b)) for v, a, b in zip(values, *ends, strict=True)]
 
 
-def _resampled_mean(pairs: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    """Return the mean over pairs of resampled rows and resampled columns, of shape (draws,)."""
-    rows, columns = (_counts(size, draws, rng) for size in pairs.shape)
-    means: Floats = ((rows @ pairs) * columns).sum(axis=1) / pairs.size
-    return means
-
-
-def _counts(size: int, draws: int, rng: np.random.Generator) -> Ints:
+def _counts(size: int, draws: int, rng: np.random.Generator) -> Floats:
     """Return how often each of ``size`` runs occurs in a resample, of shape (draws, size)."""
-    return rng.multinomial(size, np.full(size, 1 / size), size=draws)
+    drawn = rng.integers(0, size, size=(draws, size)) + np.arange(draws)[:, None] * size
+    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size).astype(float)

@@ -17,8 +17,7 @@ from speedkit.analysis.statistics import (
     Estimate,
     Strata,
     aggregate,
-    differences,
-    improvement,
+    paired,
 )
 
 KNOWN = [[0.0, 0.3, 0.8], [0.1, 0.3, 0.8], [0.5, 0.6, 1.4]]
@@ -247,7 +246,7 @@ def test_the_probability_of_improvement_is_rliables(decimals):
     rng = np.random.default_rng(9)
     x = rng.normal(0.6, 0.4, (4, 5)).round(decimals)
     y = rng.normal(0.5, 0.4, (3, 5)).round(decimals)
-    ours = improvement(strata(x), strata(y), Bootstrap(20_000))
+    ours = paired(strata(x), strata(y), Bootstrap(20_000)).improvement
     assert ours.value == pytest.approx(metrics.probability_of_improvement(x, y), abs=1e-12)
     if decimals == 6:
         np.random.seed(13)
@@ -263,7 +262,7 @@ def test_the_interval_of_improvement_is_that_of_all_resamples():
     every = itertools.product(itertools.product(x, repeat=3), itertools.product(y, repeat=4))
     found = [np.mean([(a > b) + 0.5 * (a == b) for a in xs for b in ys]) for xs, ys in every]
     tails = np.array([0.025, 0.975])
-    ours = improvement(Strata([x]), Strata([y]), Bootstrap(40_000))
+    ours = paired(Strata([x]), Strata([y]), Bootstrap(40_000)).improvement
     for end, tail in zip((ours.low, ours.high), tails, strict=True):
         low, high = np.quantile(found, [tail - 0.003, tail + 0.003], method="inverted_cdf")
         assert low - 1e-9 <= end <= high + 1e-9
@@ -271,12 +270,13 @@ def test_the_interval_of_improvement_is_that_of_all_resamples():
 
 
 def test_improvement_over_itself_is_a_half():
-    assert improvement(Strata(RAGGED), Strata(RAGGED), Bootstrap(200)).value == 0.5
+    assert paired(Strata(RAGGED), Strata(RAGGED), Bootstrap(200)).improvement.value == 0.5
 
 
 def test_differences_by_task_and_their_mean():
     x, y = Strata([[1.0, 3.0], [5.0, 5.0]]), Strata([[0.0], [1.0, 2.0, 3.0]])
-    first, second, mean = differences(x, y, Bootstrap(20_000))
+    found = paired(x, y, Bootstrap(20_000))
+    (first, second), mean = found.by_task, found.difference
     assert (first.value, second.value, mean.value) == (2.0, 3.0, 2.5)
     assert (first.low, first.high) == (1.0, 3.0)
     assert (second.low, second.high) == (2.0, 4.0)  # one resample in 27 is 3, 3, 3
@@ -284,7 +284,8 @@ def test_differences_by_task_and_their_mean():
 
 
 def test_a_difference_of_single_runs_has_no_interval():
-    one, mean = differences(Strata([[1.0]]), Strata([[0.25]]), Bootstrap(100))
+    found = paired(Strata([[1.0]]), Strata([[0.25]]), Bootstrap(100))
+    (one,), mean = found.by_task, found.difference
     assert (one.value, mean.value) == (0.75, 0.75)
     assert one.low != one.low
     assert mean.high != mean.high
@@ -292,4 +293,4 @@ def test_a_difference_of_single_runs_has_no_interval():
 
 def test_other_tasks_cannot_be_paired():
     with pytest.raises(ValueError, match="same tasks"):
-        differences(Strata(KNOWN), Strata(RAGGED), Bootstrap(100))
+        paired(Strata(KNOWN), Strata(RAGGED), Bootstrap(100))
