@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from speedkit.analysis import load
 from speedkit.core.errors import BudgetReached, ConfigError
+from speedkit.core.journal import read_events
 from speedkit.core.ledger import Intent, Ledger, ModelCall, Usage
 from speedkit.sweeping import make_sweep, plan_sweep, resume_sweep, run_sweep
 from tests.conftest import TOY
@@ -117,6 +119,29 @@ def test_the_limit_on_dollars_holds_for_all_runs_together(key, tmp_path):
     assert [e.status for e in done.ended.values()] == ["finished"] * 2
     assert done.spent.calls == 6
     assert len(server.requests) == 12
+
+
+def kill(path, *, in_call):
+    """Leave a run directory as a controller that is killed before, or in, its first call."""
+    lines = (path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    types = [event["type"] for event in read_events(path / "events.jsonl")]
+    (path / "events.jsonl").write_bytes(b"".join(lines[: types.index("model_intent") + in_call]))
+
+
+def test_a_call_that_a_killed_controller_left_open_counts_as_in_the_table_of_results(key, tmp_path):
+    with FakeOpenAI(fewer_steps) as server:
+        run_sweep(grid(server), out=tmp_path / "s")
+        for seed in (0, 1):
+            kill(tmp_path / "s" / f"toy-1_seed={seed}", in_call=seed == 1)
+        table = load(tmp_path / "s")
+        assert (list(table["calls"]), table["dollars"].sum() > 0) == ([0, 1], True)
+        cut = resume_sweep(tmp_path / "s", max_cost=table["dollars"].sum())
+        assert (cut.exit_code, len(server.requests)) == (4, 6), "the other run may spend nothing"
+        assert cut.spent.known_cost == pytest.approx(table["dollars"].sum())
+        done = resume_sweep(tmp_path / "s", max_cost=100)
+        table = load(tmp_path / "s")
+    assert (done.exit_code, done.spent.calls, table["calls"].sum()) == (0, 7, 7), "each once"
+    assert done.spent.known_cost == pytest.approx(table["dollars"].sum())
 
 
 def test_runs_that_a_limit_stopped_go_on_when_the_sweep_has_none_any_more(key, tmp_path):

@@ -103,7 +103,7 @@ def read_run(path: Path, on_warning: Warn) -> Reading:
         on_warning(f"{path}: the journal cannot be read, so its result is missing: {_line(error)}")
         return reading
     reading.run, reading.span_s = run, span(events)
-    reading.status = _status(run.status, path)
+    reading.status = status_of(run)
     return reading
 
 
@@ -115,10 +115,11 @@ def _find_task(reading: Reading, on_warning: Warn) -> Task | None:
         return None
 
 
-def _status(folded: str, path: Path) -> str:
-    if folded not in ("new", "running"):
-        return folded
-    return "running" if is_held(path) else "interrupted"
+def status_of(run: Run) -> str:
+    """Return the status of a run; ``interrupted`` when it is not over and nobody is at work."""
+    if run.status not in ("new", "running"):
+        return run.status
+    return "running" if is_held(run.directory.path) else "interrupted"
 
 
 def span(events: Iterable[Mapping[str, Any]]) -> float:
@@ -266,9 +267,7 @@ def _nodes(tree: Tree) -> Row:
 
 
 def _spending(reading: Reading, run: Run) -> Row:
-    totals = Totals()
-    for call in calls_of(run, reading.status):
-        totals = totals.plus(call)
+    totals = totals_of(calls_of(run, reading.status))
     return {
         "tokens_in": totals.usage.input,
         "tokens_cached": totals.usage.cached,
@@ -286,6 +285,14 @@ def calls_of(run: Run, status: str | None) -> list[ModelCall]:
     if status != "running":
         Ledger(on_call=lost.append).restore(run.calls, run.intents)
     return [*run.calls, *lost]
+
+
+def totals_of(calls: Iterable[ModelCall]) -> Totals:
+    """Return what calls cost together."""
+    totals = Totals()
+    for call in calls:
+        totals = totals.plus(call)
+    return totals
 
 
 # --- what stands beside the journal ----------------------------------------------------------

@@ -35,7 +35,7 @@ from speedkit.core.errors import (
 from speedkit.core.files import write_json
 from speedkit.core.history import default_run_path, holding
 from speedkit.core.interrupt import Interrupt, signals_as_interrupt
-from speedkit.core.ledger import Ledger, Totals
+from speedkit.core.ledger import Ledger, ModelCall, Totals
 from speedkit.core.plugins import Plugins
 from speedkit.sweeping.cells import Cell, check_cells, make_cells
 from speedkit.sweeping.state import (
@@ -221,6 +221,24 @@ Note = Callable[[], None]
 """What the main thread does about something that happened in the thread of a run."""
 
 
+class _Purse(Ledger):
+    """What all runs spend on model calls, begun with what they have spent already.
+
+    Calls that a killed controller left open are among that, so that a limit holds before their
+    runs go on; when these tell of them, they are not counted again.
+    """
+
+    def __init__(self, calls: Sequence[ModelCall], **limits: Any) -> None:
+        super().__init__(**limits)
+        self.restore(calls, ())
+        self._lost = {call.request_id for call in calls if call.status == "lost"}
+
+    def settle(self, call: ModelCall) -> None:
+        """Count a call that is over, once."""
+        if call.request_id not in self._lost:
+            super().settle(call)
+
+
 @dataclass
 class _Runner:
     """One controller at work on a sweep: the main thread decides, each run has one of its own."""
@@ -236,9 +254,8 @@ class _Runner:
 
     def __post_init__(self) -> None:
         limits = self.sweep.limits
-        self._purse = Ledger(max_cost=limits.max_cost, max_tokens=limits.max_tokens)
-        calls = [call for found in self.begun.values() for call in found.run.calls]
-        self._purse.restore(calls, ())
+        calls = [call for found in self.begun.values() for call in found.calls]
+        self._purse = _Purse(calls, max_cost=limits.max_cost, max_tokens=limits.max_tokens)
         self._past_s = sum(found.clock.seconds(0) for found in self.begun.values())
         self._clocks: dict[str, JobClock] = {}
         self._notes: queue.SimpleQueue[Note] = queue.SimpleQueue()

@@ -13,7 +13,7 @@ from speedkit.api import RAISABLE, check_scripts, stored_task
 from speedkit.core.config import RunConfig, check_config
 from speedkit.core.errors import ConfigError, RunDirectoryError, SpeedkitError
 from speedkit.core.history import RunDirectory
-from speedkit.core.ledger import Totals
+from speedkit.core.ledger import ModelCall
 from speedkit.core.run import Run
 from speedkit.core.task import find_task
 from speedkit.plugins.executors.remote_folder import began
@@ -135,9 +135,9 @@ class Begun:
     clock: JobClock
 
     @property
-    def spent(self) -> Totals:
-        """What its model calls cost."""
-        return _totals(self.run)
+    def calls(self) -> list[ModelCall]:
+        """Its model calls, as the table of results counts them."""
+        return _calls(self.run)
 
 
 def read_begun(path: Path, config: RunConfig, *, was_cut: bool) -> Begun | None:
@@ -168,18 +168,19 @@ def _status(run: Run, config: RunConfig, was_cut: bool) -> Status:
 
 def _at_own_limit(run: Run, config: RunConfig) -> bool:
     """Whether a run has spent what its own configuration allows for model calls."""
-    spent = _totals(run)
+    from speedkit.analysis.reading import totals_of
+
+    spent = totals_of(_calls(run))
     cost, tokens = config.max_cost, config.max_tokens
     return (cost is not None and spent.known_cost >= cost) or (
         tokens is not None and spent.usage.total >= tokens
     )
 
 
-def _totals(run: Run) -> Totals:
-    totals = Totals()
-    for call in run.calls:
-        totals = totals.plus(call)
-    return totals
+def _calls(run: Run) -> list[ModelCall]:
+    from speedkit.analysis.reading import calls_of, status_of
+
+    return calls_of(run, status_of(run))
 
 
 def read_all(folder: Path, cells: Sequence[Cell]) -> tuple[dict[str, Begun], list[str]]:
