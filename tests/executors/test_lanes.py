@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,8 @@ from speedkit.plugins.executors.torchrun import TorchrunExecutor, TorchrunOption
 from tests.kit.code_requests import TOY, toy_task
 
 TOOL = """#!/bin/sh
+[ ! -e {folder}/slow ] || touch {folder}/asked
+while [ -e {folder}/slow ]; do sleep 0.02; done
 case "$1" in
 --query-gpu=index,uuid,pci.bus_id,name) cat {folder}/gpus ;;
 --query-gpu=uuid,memory.used) cat {folder}/used ;;
@@ -313,6 +316,39 @@ def test_memory_that_nobody_tells_is_taken_for_free(quick):
     never = threading.Event()
     with pool.hold(never) as first, pool.hold(never) as second:
         assert (first.number, second.number) == (0, 1)
+
+
+def test_a_slow_driver_keeps_no_job_from_ending(gpus, quick, eventually):
+    pool = Lanes([Lane(n, (f"GPU-{n}{n}",)) for n in range(2)])
+    others = Lanes([Lane(0, ("GPU-11",))])
+    never, ended, got = threading.Event(), threading.Event(), []
+
+    def job(lanes):
+        with lanes.hold(never) as lane:
+            got.append(lane.gpus)
+            ended.wait(10)
+
+    with pool.hold(never) as lane:
+        assert lane.number == 0
+        (gpus.folder / "slow").touch()
+        threads = [threading.Thread(target=job, args=(lanes,)) for lanes in (pool, others)]
+        threads[0].start()
+        eventually((gpus.folder / "asked").exists)
+        threads[1].start()
+        back = threading.Thread(target=pool._give_back, args=(lane,))
+        back.start()
+        back.join(5)
+        was_given_back = not back.is_alive()
+        (gpus.folder / "slow").unlink()
+        eventually(lambda: got)
+        time.sleep(0.1)
+    given = list(got)
+    ended.set()
+    for thread in threads:
+        thread.join(10)
+    assert was_given_back
+    assert given == [("GPU-11",)], "nobody else got the lane that was asked about"
+    assert got == [("GPU-11",)] * 2
 
 
 # --- the executor ---------------------------------------------------------------------------

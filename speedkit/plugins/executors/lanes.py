@@ -140,7 +140,7 @@ class Lanes:
                 f"name other GPUs in {gpu.VARIABLE}"
             )
         idle = [lane for lane in left if not lane.resources & _taken]
-        usage = self._usage() if any(lane.gpus for lane in idle) else {}
+        usage = self._ask_of(idle) if any(lane.gpus for lane in idle) else {}
         for lane in idle:
             problem = self._problem(lane, usage)
             if not problem:
@@ -148,6 +148,20 @@ class Lanes:
                 return lane
             self._wait_or_give_up(lane, problem)
         return None
+
+    def _ask_of(self, idle: Sequence[Lane]) -> Mapping[str, float | None]:
+        """Have the driver asked without the lock: it may take seconds, in which jobs end.
+
+        Nobody gets these lanes meanwhile, lest the memory of another's job be taken for a fault.
+        """
+        held = frozenset().union(*(lane.resources for lane in idle))
+        _taken.update(held)
+        _changed.release()
+        try:
+            return self._usage()
+        finally:
+            _changed.acquire()
+            _taken.difference_update(held)
 
     def _usage(self) -> Mapping[str, float | None]:
         try:
