@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,7 +18,7 @@ from speedkit.core.components import KnowledgeEntry
 from speedkit.core.errors import BudgetReached, UsageError
 from speedkit.core.ledger import Usage
 from speedkit.core.llm import LLM, LLMSettings
-from speedkit.core.llm_types import ContextOverflow, LLMError, LLMRefused, Reply
+from speedkit.core.llm_types import ContextOverflow, LLMError, LLMRefused, LLMStopped, Reply
 from speedkit.core.node import Outcome, Stage
 from speedkit.core.prompting import END_MARKER, installed_packages
 from speedkit.plugins.coders import llm as llm_module
@@ -24,7 +26,7 @@ from speedkit.plugins.coders._continuation import complete_lines, join_parts
 from speedkit.plugins.coders._hypothesis import MAX_LENGTH, MISSING, read_hypothesis
 from speedkit.plugins.coders.llm import LLMCoder
 from tests.kit.code_requests import code_request, node, services, toy_task
-from tests.kit.fake_openai import FakeOpenAI, say
+from tests.kit.fake_openai import HANG, FakeOpenAI, fault, say
 
 OLD = toy_task().start.read()
 LINE = "    num_iterations: int = 100\n"
@@ -66,11 +68,14 @@ class FakeLLM:
     def complete(self, messages, *, system="", purpose, sample=0, log_dir=None):
         self.calls.append({"messages": messages, "system": system, "purpose": purpose})
         self.calls[-1].update(sample=sample, log_dir=log_dir)
-        answer = self.answers[min(len(self.calls), len(self.answers)) - 1]
+        answer = self.answer(purpose, sample)
         answer = answer(messages) if callable(answer) else answer
         if isinstance(answer, BaseException):
             raise answer
         return answer if isinstance(answer, Reply) else reply(answer)
+
+    def answer(self, purpose, sample):
+        return self.answers[min(len(self.calls), len(self.answers)) - 1]
 
     @property
     def purposes(self):
@@ -78,6 +83,13 @@ class FakeLLM:
 
     def said(self, index):
         return "\n".join(message["content"] for message in self.calls[index]["messages"])
+
+
+class PerSample(FakeLLM):
+    """Answers each sample with its own, and a choice with the last; samples come in any order."""
+
+    def answer(self, purpose, sample):
+        return self.answers[-1 if purpose == "select" else sample % len(self.answers[:-1])]
 
 
 def reply(text, finish_reason="stop", model="fake-1"):
@@ -407,12 +419,18 @@ def test_the_parent_of_the_request_is_what_is_edited(tmp_path):
 
 def test_the_best_of_several_drafts_is_chosen_by_the_model(tmp_path):
     answers = [edit(60), edit(50), edit(40), "The second is sound.\n**CHOICE: 2**"]
-    draft, llm = write(tmp_path, answers, best_of=3)
+    draft, llm = write(tmp_path, PerSample(answers), best_of=3)
     assert draft.files == {"solve.py": new_code(50)}
     assert draft.notes["chosen"] == 1
     assert draft.notes["chosen_by"] == "model"
     assert llm.purposes == ["code", "code", "code", "select"]
-    assert [call["sample"] for call in llm.calls[:3]] == [3, 4, 5]
+    folders = {call["sample"]: call["log_dir"].relative_to(tmp_path) for call in llm.calls[:3]}
+    assert {n: str(folder) for n, folder in folders.items()} == {
+        3: "draft-1",
+        4: "draft-2",
+        5: "draft-3",
+    }
+    assert llm.calls[3]["log_dir"] == tmp_path
     for part in ("## Proposal 3", "+    num_iterations: int = 40", "fewer steps suffice"):
         assert part in llm.said(3)
 
@@ -421,13 +439,14 @@ def test_the_best_of_several_drafts_is_chosen_by_the_model(tmp_path):
     "answer", ["no idea", "CHOICE: 9", "CHOICE: 0", "", LLMError("gone"), ContextOverflow("long")]
 )
 def test_without_a_clear_choice_the_first_draft_is_taken(tmp_path, answer):
-    draft, _ = write(tmp_path, [edit(60), edit(50), answer], best_of=2)
+    draft, _ = write(tmp_path, PerSample([edit(60), edit(50), answer]), best_of=2)
     assert draft.files == {"solve.py": new_code(60)}
     assert draft.notes["chosen_by"] == "first"
 
 
 def test_drafts_that_fail_take_no_part_in_the_choice(tmp_path):
-    draft, llm = write(tmp_path, [BROKEN, edit(50)], best_of=2, max_reflections=0)
+    answers = PerSample([BROKEN, edit(50), "never asked"])
+    draft, llm = write(tmp_path, answers, best_of=2, max_reflections=0)
     assert draft.files == {"solve.py": new_code(50)}
     assert draft.notes["chosen_by"] == "only"
     assert llm.purposes == ["code", "code"]
@@ -530,3 +549,67 @@ def test_a_context_error_of_the_server_shortens_the_prompt(tmp_path, monkeypatch
         draft = coder.write(history_request(tmp_path))
     assert draft.files == {"solve.py": new_code()}
     assert draft.notes["shortened"] == {"history_tokens": 0, "knowledge_entries": 5}
+
+
+def all_at_once(texts):
+    """Answer only when so many requests are there, those that came first last."""
+    here = threading.Barrier(len(texts), timeout=60)
+
+    def script(request):
+        if request.index >= len(texts):
+            return "CHOICE: 3"
+        here.wait()
+        return say(texts[request.index], latency_s=0.05 * (len(texts) - request.index))
+
+    return script
+
+
+def test_drafts_are_asked_for_at_once_and_replayed(tmp_path, monkeypatch):
+    fields = {"cache": tmp_path / "cache.sqlite"}
+    coder = LLMCoder(LLMCoder.Options(best_of=3))
+    with FakeOpenAI(all_at_once([edit(60), edit(50), edit(40)])) as server:
+        llm = real_client(server, monkeypatch, **fields)
+        coder.bind(services(llm))
+        draft = coder.write(code_request(tmp_path / "node"))
+        assert server.max_in_flight == 3
+        assert llm.ledger.totals.calls == 4
+        assert llm.ledger.in_flight == ()
+    assert draft.notes["chosen_by"] == "model"
+    logs = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("node/*/*"))
+    pair = ("prompt-001.md", "reply-001.md")
+    assert logs == [f"node/draft-{n}/{name}" for n in (1, 2, 3) for name in pair]
+    coder.bind(services(real_client(server, monkeypatch, **fields, cache_mode="replay")))
+    assert coder.write(code_request(tmp_path / "again")) == draft
+    for n in (1, 2, 3):
+        folder = f"draft-{n}/reply-001.md"
+        first, second = ((tmp_path / run / folder).read_text() for run in ("node", "again"))
+        assert first.split("## reply")[1] == second.split("## reply")[1]
+
+
+def test_drafts_together_keep_a_limit(tmp_path, monkeypatch):
+    with FakeOpenAI([edit()], latency_s=0.1) as server:
+        llm = real_client(server, monkeypatch, max_tokens=1)
+        coder = LLMCoder(LLMCoder.Options(best_of=4))
+        coder.bind(services(llm))
+        with pytest.raises(BudgetReached, match="the limit of 1 tokens"):
+            coder.write(code_request(tmp_path))
+        assert len(server.requests) == 1, "what was in flight counted"
+        assert llm.ledger.in_flight == ()
+
+
+def test_drafts_end_when_the_run_does(tmp_path, monkeypatch):
+    with FakeOpenAI([fault(HANG)]) as server:
+        llm = real_client(server, monkeypatch)
+        coder = LLMCoder(LLMCoder.Options(best_of=3))
+        coder.bind(services(llm))
+
+        def stop():
+            while len(server.requests) < 3:
+                time.sleep(0.01)
+            llm.stop()
+
+        threading.Thread(target=stop, daemon=True).start()
+        with pytest.raises(LLMStopped):
+            coder.write(code_request(tmp_path))
+    assert llm.ledger.in_flight == ()
+    assert not [t for t in threading.enumerate() if t.name.startswith("draft")]

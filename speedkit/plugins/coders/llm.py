@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +94,7 @@ class LLMCoder(Coder):
         """Return the code of the node, or why no edit came out."""
         many = self.options.best_of if request.stage is Stage.DRAFT else 1
         first = request.node_id * self.options.best_of
-        drafts = [_Sample(self, request, first + i).draft() for i in range(many)]
+        drafts = self._drafts(request, first, many)
         usable = [draft for draft in drafts if not draft.failure]
         if not usable or many == 1:
             return (usable or drafts)[0]
@@ -116,6 +117,18 @@ class LLMCoder(Coder):
         )
 
     # --- best of several drafts ---------------------------------------------------------
+
+    def _drafts(self, request: CodeRequest, first: int, many: int) -> list[Draft]:
+        """Ask for all drafts at once; the client sees to how many calls are in flight."""
+        if many == 1:
+            return [_Sample(self, request, first).draft()]
+        folders = [request.log_dir / f"draft-{i}" for i in range(1, many + 1)]
+        samples = [
+            _Sample(self, replace(request, log_dir=folder), first + i)
+            for i, folder in enumerate(folders)
+        ]
+        with ThreadPoolExecutor(many, thread_name_prefix="draft") as pool:
+            return list(pool.map(_Sample.draft, samples))
 
     def _best(self, request: CodeRequest, drafts: Sequence[Draft], sample: int) -> Draft:
         chosen, chosen_by = (
