@@ -142,6 +142,36 @@ def test_error_file_that_is_no_file(tmp_path):
         assert failures.read_error_file(str(tmp_path / name)) is None
 
 
+DUMP = """\
+terminate called without an active exception
+Fatal Python error: Aborted
+
+Thread 0x00007f01455e7b80 (most recent call first):
+  {frame}
+"""
+
+
+def test_an_abort_after_the_exception_does_not_hide_it():
+    after = PLAIN + DUMP.format(frame="<no Python frame>")
+    error = failures.rank_error(1, -6, after)
+    assert (error["message"], error["signal"]) == ("ZeroDivisionError: division by zero", None)
+    assert "Fatal Python error" not in error["traceback"]
+    within = PLAIN + DUMP.format(frame='File "/w/a.py", line 7 in train')
+    error = failures.rank_error(1, -6, within)
+    assert (error["message"], error["signal"]) == ("killed by SIGABRT", "SIGABRT")
+    alone = DUMP.format(frame="<no Python frame>")
+    assert failures.rank_error(1, -6, alone)["message"] == "killed by SIGABRT"
+
+
+def test_a_script_that_aborts_while_python_ends(bench):
+    script = """
+        import atexit, os
+        atexit.register(os.abort)
+        raise ValueError("bad shape")
+    """
+    assert bench.run(script).reason == "ValueError: bad shape"
+
+
 def test_a_dump_names_the_frame_of_the_script():
     dump = """\
 Fatal Python error: Aborted

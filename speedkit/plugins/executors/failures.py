@@ -39,12 +39,16 @@ def rank_error(rank: int, status: int | None, stderr: str, error_file: str = "")
         error_file: path of the file that torch lets a rank write; it may not exist.
     """
     stderr = _PREFIX.sub("", stderr)
-    message, traceback = read_error_file(error_file) or last_traceback(stderr) or ("", "")
+    dump = fatal_dump(stderr)
+    was_ending = _was_ending(dump)
+    said = stderr.removesuffix(dump) if was_ending else stderr
+    message, traceback = read_error_file(error_file) or last_traceback(said) or ("", "")
     name = None
-    if status is not None and status < 0 and not (traceback and -status == signal.SIGTERM):
+    is_after = was_ending or status == -signal.SIGTERM
+    if status is not None and status < 0 and not (traceback and is_after):
         name = signal_name(-status)
         message = f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        traceback = fatal_dump(stderr)
+        traceback = dump
     return {
         "rank": rank,
         "message": one_line(message or _exit_message(status, stderr)),
@@ -129,6 +133,14 @@ def fatal_dump(text: str) -> str:
     """Return what Python wrote when a signal ended it, from the last such place on."""
     start = text.rfind("Fatal Python error: ")
     return text[start:] if start >= 0 else ""
+
+
+def _was_ending(dump: str) -> bool:
+    """Whether Python was taking itself apart when a signal ended it: no thread had a frame left.
+
+    Libraries abort there when an exception has kept the script from closing what they opened.
+    """
+    return bool(dump) and not _FRAME.search(dump)
 
 
 def read_error_file(path: str) -> tuple[str, str] | None:
