@@ -336,6 +336,7 @@ def _public(name: str, value: Any) -> str:
 
 PLAIN = {
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of the same name.",
+    "Message": "A message of a talk, a mapping: `role` (`user` or `assistant`) and `content`.",
     "TINY": "The folder of the tiny family, a `pathlib.Path`.",
 }
 """What is to be said of names without a docstring of their own."""

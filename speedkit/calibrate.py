@@ -60,7 +60,7 @@ def calibrate(
     if part.smoke_steps:
         raise UsageError("a smoke run times nothing; calibrate without smoke_steps")
     part.bind(Services(task=found, seed=0, llm=_no_llm))
-    place = None if executor == "torchrun" else cache_dir()  # which other machines can see
+    place = None if part.is_local else cache_dir()  # which other machines can see
     if place:
         place.mkdir(parents=True, exist_ok=True)
     made = _measure(found, part, runs, on_run, place)

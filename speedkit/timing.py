@@ -126,7 +126,7 @@ def retime(
     if part.smoke_steps:
         raise UsageError("a smoke run times nothing; leave smoke_steps out")
     path = Path(out) if out is not None else Path(f"{found.name}-times.json")
-    clock = _Clock(found, chosen, part, path, repeats, on_run, local=executor == "torchrun")
+    clock = _Clock(found, chosen, part, path, repeats, on_run)
     return clock.go()
 
 
@@ -141,10 +141,7 @@ class _Clock:
         path: Path,
         repeats: int,
         on_run: OnRun,
-        *,
-        local: bool,
     ) -> None:
-        self.local = local
         self.family, self.executor, self.path = family, executor, path
         self.records = {record.index: record for record in records}
         self.repeats, self.on_run = repeats, on_run
@@ -182,14 +179,14 @@ class _Clock:
 
     def _place(self) -> Path | None:
         """Where jobs have their files: beside the times, where they run on other machines."""
-        return None if self.local else self.path.parent.absolute()
+        return None if self.executor.is_local else self.path.parent.absolute()
 
     def _trials(self, record: Record) -> Trials | None:
         """Return what runs a record; None, and the reason noted, where that cannot be."""
         if len(self.times[record.index].runs_ms) >= self.repeats:
             return None
         task = _task(self.family, record)
-        problem = _objection(task, self.executor, self.local)
+        problem = _objection(task, self.executor)
         if problem:
             self._note(record.index, problem=problem)
             return None
@@ -236,12 +233,8 @@ def _task(family: Family, record: Record) -> Task:
     return Task(family=family, transition=transition)
 
 
-def _objection(task: Task, executor: Executor, local: bool) -> str:
-    """Return why a record cannot be run, a line; empty if nothing speaks against it.
-
-    Args:
-        local: whether the scripts run on this machine.
-    """
+def _objection(task: Task, executor: Executor) -> str:
+    """Return why a record cannot be run, a line; empty if nothing speaks against it."""
     record = task.start
     if record.path is None:
         return "it has no script"
@@ -251,7 +244,7 @@ def _objection(task: Task, executor: Executor, local: bool) -> str:
         task.run_with(executor.nproc)
     except UsageError as error:
         return str(error)
-    if local:
+    if executor.is_local and executor.interpreter is not None:
         from speedkit.doctor import examine_task
 
         found = examine_task(task, python=executor.interpreter, nproc=executor.nproc)

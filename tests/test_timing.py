@@ -7,14 +7,19 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import threading
 import time
 
 import pytest
 
 from speedkit.analysis.figures.records import family_times
+from speedkit.calibrate import calibrate
 from speedkit.core.errors import UsageError
 from speedkit.core.plugins import Plugins
+from speedkit.plugins.executors.ray import RayExecutor
+from speedkit.plugins.executors.slurm import SlurmExecutor
+from speedkit.plugins.executors.torchrun import TorchrunExecutor
 from speedkit.timing import retime
 from tests.conftest import TOY
 from tests.kit import grid_parts
@@ -68,6 +73,33 @@ def test_jobs_have_their_files_where_other_machines_see_them(timed, tmp_path, be
     assert len(seen) == 4
     assert all(path.is_relative_to(tmp_path) for path in seen)
     assert [path.name for path in tmp_path.iterdir()] == ["times.json"], "they are gone afterwards"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_an_executor_says_itself_whether_jobs_run_on_this_machine(
+    timed, tmp_path, own_cache, plugins, behaviour, monkeypatch, is_local
+):
+    """Those of others as well; then their files are where temporary ones are."""
+    monkeypatch.setattr(grid_parts.QuickExecutor, "is_local", is_local)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    seen = []
+    behaviour.on_job = lambda job: seen.append(job.workspace)
+    timed(repeats=1)
+    calibrate(f"{TOY}/1", runs=1, executor="quick", plugins=plugins)
+    assert len(seen) == 4
+    inside = [path.is_relative_to(tmp_path / "temporary") for path in seen]
+    assert inside == [is_local] * 4
+    assert is_local or seen[-1].is_relative_to(own_cache)
+
+
+def test_where_jobs_of_the_built_in_executors_run():
+    class Own(TorchrunExecutor):
+        """What a third party may build on it."""
+
+    assert Own().is_local
+    assert not SlurmExecutor().is_local
+    assert not RayExecutor().is_local
 
 
 def test_the_file_is_what_figures_read(timed, tmp_path):

@@ -326,6 +326,11 @@ class Executor(Component):
         """The Python that runs the scripts, None if it is not on this machine."""
         return None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether jobs run on this machine; else their files lie where other machines see them."""
+        return False
+
     @abstractmethod
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; afterwards none of its processes is left.

@@ -87,6 +87,11 @@ class RemoteExecutor(TorchrunExecutor):
         """How many jobs are submitted at once; the engine places them."""
         return int(self.options.lanes)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether jobs run on this machine: the engine decides where."""
+        return False
+
     # --- what an engine does ------------------------------------------------------------------
 
     def nodes_of(self, job: Job) -> int:

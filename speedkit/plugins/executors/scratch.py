@@ -13,13 +13,18 @@ from collections.abc import Iterator
 
 PREFIX = "speedkit-job-"
 """How the folder's name begins."""
+LOCKED = "locked"
+"""What is in a folder that its maker keeps locked while it lives."""
 MAX_DEPTH = 64
 """Folders below one another that are left where they are."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def make() -> str:
-    """Make a folder and return its path, a short one, as sockets below it need.
+@contextlib.contextmanager
+def hold() -> Iterator[str]:
+    """Have a folder for the time of the block; gives its path, a short one, as sockets need.
+
+    It is locked meanwhile, and the kernel unlocks it when this process dies: see :func:`sweep`.
 
     Raises:
         OSError: there is no room, or no right to.
@@ -27,9 +32,45 @@ def make() -> str:
     import tempfile
 
     path = tempfile.mkdtemp(prefix=PREFIX)
-    for name in ("pipes", "home", "tmp"):
-        os.mkdir(os.path.join(path, name), 0o700)
-    return path
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where there are no locks, it is not swept either
+            stack.enter_context(_locked(path))
+            os.mkdir(os.path.join(path, LOCKED))
+        stack.callback(remove, path)
+        for name in ("pipes", "home", "tmp"):
+            os.mkdir(os.path.join(path, name), 0o700)
+        yield path
+
+
+def sweep() -> None:
+    """Remove the folders whose makers were killed, and had nobody yet to remove them."""
+    import tempfile
+
+    with os.scandir(tempfile.gettempdir()) as entries:
+        paths = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            is_own = os.lstat(path).st_uid == os.geteuid()
+            if is_own and os.path.lexists(os.path.join(path, LOCKED)):
+                with _locked(path):
+                    remove(path)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Lock a folder for the time of the block.
+
+    Raises:
+        OSError: it is locked, or cannot be.
+    """
+    import fcntl
+
+    descriptor = os.open(path, _FOLDER)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_scratch(path: str) -> bool:

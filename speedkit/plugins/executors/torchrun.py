@@ -203,6 +203,11 @@ class TorchrunExecutor(Executor):
         """The Python that runs the scripts."""
         return machine.find_interpreter(self.options.python)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether jobs run on this machine."""
+        return True
+
     def execute(self, job: Job, watch: Watch) -> Execution:
         """Run a job to its end; may be called from several threads at once."""
         job = self._with_options(job)
@@ -631,13 +636,13 @@ def _execution(result: Mapping[str, Any]) -> Execution:
 
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    try:
-        path = scratch.make()
-    except OSError as error:
-        raise ExecutorError(
-            f"no folder for temporary files ({error}): free space, or set TMPDIR to another disk"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            scratch.sweep()
+            path = stack.enter_context(scratch.hold())
+        except OSError as error:
+            raise ExecutorError(
+                f"no folder for temporary files ({error}): free space, or set TMPDIR to another "
+                "disk"
+            ) from error
         yield Path(path)
-    finally:
-        scratch.remove(path)
