@@ -115,6 +115,8 @@ def _surroundings(folder: Path) -> dict[str, Any]:
     ):
         secret.write_text("secret", encoding="ascii")
     (folder / "data" / "shard").write_text("data", encoding="ascii")
+    (folder / "data").chmod(0o755)  # whatever this process closes to others
+    (folder / "data" / "shard").chmod(0o644)
     package = _HERE.parents[1]
     return {
         "data": "data",
