@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from speedkit.core.assemble import Components, assemble, task_of
 from speedkit.core.calibration import Calibration
 from speedkit.core.components import Services
 from speedkit.core.config import RunConfig, check_config, load_config
-from speedkit.core.errors import RunDirectoryError, UsageError
+from speedkit.core.errors import FamilyError, RunDirectoryError, UsageError
 from speedkit.core.history import RunDirectory, new_run_path
 from speedkit.core.interrupt import Interrupt, signals_as_interrupt
 from speedkit.core.ledger import Ledger
@@ -110,9 +111,11 @@ def run(
     plugins = plugins or Plugins(config.load, config.block)
     components = assemble(config, plugins)
     found = task_of(config) if resume is None else stored_task(directory)
+    ours_alone = False
     if resume is None:
         manifest = make_manifest(config, components, found)
         path = Path(out) if out is not None else new_run_path(found.name)
+        ours_alone = not path.exists() or not any(path.iterdir())
         directory = RunDirectory.create(path, manifest)
     check_scripts(directory, found)
     on_begin(directory.path)
@@ -130,13 +133,24 @@ def run(
             interrupt=interrupt,
             purse=purse,
         )
-        components.bind(Services(task=found, seed=config.seed, llm=search.llm))
-        search.go()
+        try:
+            components.bind(Services(task=found, seed=config.seed, llm=search.llm))
+            search.go()
+        except (UsageError, FamilyError):
+            if ours_alone:
+                _forget(directory)
+            raise
     if verify:
         from speedkit.verify import verify_best
 
         verify_best(directory.path, plugins=plugins, on_warning=on_warning)
     return RunTree(state)
+
+
+def _forget(directory: RunDirectory) -> None:
+    """Remove a run that its request kept from doing anything, so that it can be asked for again."""
+    if all(event["type"] in ("run_started", "run_finished") for event in directory.events()):
+        shutil.rmtree(directory.path, ignore_errors=True)
 
 
 def open_run(path: str | os.PathLike[str]) -> RunTree:

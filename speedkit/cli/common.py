@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from speedkit.core.errors import did_you_mean
+from speedkit.core.files import printable
 from speedkit.core.plugins import REGISTER_HOOKS, Plugins, broken_line
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,6 +23,9 @@ def plugins_of(ctx: click.Context, load: Sequence[str] = (), block: Sequence[str
         root.obj = Plugins(_with_root(ctx, "load", load), _with_root(ctx, "block", block))
         for broken in root.obj.broken:
             click.echo(broken_line(broken), err=True)
+        for name in root.obj.blocked_in_vain:
+            near = did_you_mean(name, [origin.plugin for origin in root.obj.origins])
+            click.echo(printable(f"warning: no plugin named {name!r} to block; {near}"), err=True)
     plugins: Plugins = root.obj
     return plugins
 
@@ -184,7 +189,7 @@ def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: with one line for each mistake.
     """
     from speedkit.core.config import SETTINGS, parse_options
-    from speedkit.core.errors import ConfigError, did_you_mean
+    from speedkit.core.errors import ConfigError
 
     values: dict[str, Any] = {k: v for k, v in flags.items() if v not in (None, ())}
     problems: list[str] = []

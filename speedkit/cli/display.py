@@ -53,6 +53,9 @@ class Silent:
     def progress(self, job: str, metrics: Metrics | None, text: str, at_s: float) -> None:
         """Show a line of a running job."""
 
+    def note(self, text: str) -> None:
+        """Show what is worth knowing of the run as a whole."""
+
     def warn(self, text: str) -> None:
         """Show a warning."""
         click.echo(f"warning: {printable(text)}", err=True)
@@ -70,6 +73,10 @@ class Plain(Silent):
         """Show the events that a reader would miss."""
         for line in describe(event).splitlines():
             self.say(line)
+
+    def note(self, text: str) -> None:
+        """Show what is worth knowing of the run as a whole."""
+        self.say(text)
 
     def say(self, line: str) -> None:
         """Write a line on standard error."""
@@ -263,7 +270,7 @@ def closing_lines(tree: RunTree) -> list[str]:
     lines.append(f"history  git -C {path / 'repo'} log --graph --all")
     if best is not None:
         lines.append(f"diff     speedkit diff {path} {best.id}")
-    if tree.lanes:
-        lines.append(f"lanes    {_lanes(tree.lanes)}")
+    if tree.lanes and (busy := _lanes(tree.lanes)) != "executor busy 0%":
+        lines.append(f"lanes    {busy}")
     lines.append(f"report   speedkit report {path}")
     return lines

@@ -85,7 +85,9 @@ def main(args: list[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (nothing is left to say)
         sys.exit(0)
     except OSError as error:
-        click.echo(printable(f"error: {error}"), err=True)
+        named = error.filename and error.strerror
+        what = f"{error.filename}: {error.strerror}" if named else str(error)
+        click.echo(printable(f"error: {what}"), err=True)
         sys.exit(1)
 
 

@@ -56,7 +56,12 @@ def command(
         _print_plan(config, plugins, as_json)
         return
     view = displays.make(display or ("none" if as_json else None))
-    where = None
+    show = _print_event if as_json else view.event
+    where, done = None, set()
+
+    def tell(event: Any) -> None:
+        done.add(event["type"])
+        show(event)
 
     def begin(path: Path) -> None:
         nonlocal where
@@ -71,7 +76,7 @@ def command(
                 config=config,
                 plugins=plugins,
                 on_begin=begin,
-                on_event=_print_event if as_json else view.event,
+                on_event=tell,
                 on_progress=view.progress,
                 on_warning=view.warn,
                 **raised,
@@ -80,6 +85,8 @@ def command(
         go_on = f"; to go on: speedkit run --resume {where}" if where else " before the run began"
         click.echo(f"interrupted{go_on}", err=True)
         sys.exit(130)
+    if resume and done <= {"run_started", "run_finished"}:
+        view.note("nothing was left to do; --nodes gives a run more, counted from its beginning")
     if not as_json:
         displays.print_result(tree)
     if verify:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +129,10 @@ class RunConfig(BaseModel):
     @classmethod
     def _split_levels(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return [] if value == "none" else value.split(",")
+            levels = [] if value == "none" else [level.strip() for level in value.split(",")]
+            if not all(level.isdecimal() for level in levels):
+                raise ValueError("hint levels are 1, 2 and 3, separated by commas, or none")
+            return levels
         return [value] if isinstance(value, int) else value
 
     @field_validator("hints")
@@ -222,13 +225,29 @@ def check_config(values: Mapping[str, Any]) -> RunConfig:
 
     A secret among them is a mistake, because settings are stored and shown.
     """
+    problems = _model_problems(values.get("llm"))
     try:
         config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(explain(error, RunConfig)) from None
+        raise ConfigError([*explain(error, RunConfig), *problems]) from None
     if places := sorted(set(config.redactor().places(dict(values)))):
         raise ConfigError([f"{place}: {_NO_SECRETS}" for place in places])
+    if problems:
+        raise ConfigError(problems)
     return config
+
+
+def _model_problems(llm: object) -> list[str]:
+    """Return what is wrong with the further settings of model calls, whatever the model is."""
+    from speedkit.core.llm_types import LLMSettings
+
+    if not llm or not isinstance(llm, Mapping):
+        return []
+    try:
+        LLMSettings.model_validate({"model": "any", **llm})
+    except ValidationError as error:
+        return explain(error, LLMSettings, prefix="llm.")
+    return []
 
 
 _NO_SECRETS = (
@@ -249,12 +268,21 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     for problem in error.errors(include_url=False):
         where = prefix + ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            near = did_you_mean(str(problem["loc"][-1]), model.model_fields)
+            near = did_you_mean(str(problem["loc"][-1]), _fields_beside(problem["loc"], model))
             lines.append(f"{where}: there is no such setting; {near}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message[:1].lower()}{message[1:]}")
     return lines
+
+
+def _fields_beside(loc: tuple[int | str, ...], model: type[BaseModel]) -> Collection[str]:
+    """Return the names that stand where the last part of a place does."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        if field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return model.model_fields
 
 
 def parse_value(text: str) -> Any:

@@ -393,8 +393,8 @@ def _check_names(names: Iterable[str]) -> None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         values = tomli.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunDirectoryError(f"{path.parent} is no run directory: it has no run.toml") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunDirectoryError(f"{path.parent} is no run directory: {_lack(path)}") from None
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
     schema = values.get("schema")
@@ -411,6 +411,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(values["config"].get("task"), str):
         raise RunDirectoryError(f"{path} is damaged: [config] names no task")
     return values
+
+
+def _lack(path: Path) -> str:
+    """Return why there is no such ``run.toml``, and where one is."""
+    folder = path.parent
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "there is no such folder"
+    inside = min((*folder.glob("*/run.toml"), *folder.glob("*/*/run.toml")), default=None)
+    return "it has no run.toml" + (f"; a run in it is {inside.parent}" if inside else "")
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

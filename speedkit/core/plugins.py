@@ -90,7 +90,8 @@ class Registration:
                 f"{self.kind} {self.qualified} is not a subclass of {base.__name__}: {cls!r}"
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-            raise PluginError(f"{self.kind} {self.qualified} does not define {missing[0]}()")
+            call = "()" if callable(getattr(cls, missing[0])) else ""
+            raise PluginError(f"{self.kind} {self.qualified} does not define {missing[0]}{call}")
         if not (isinstance(cls.Options, type) and issubclass(cls.Options, Options)):
             raise PluginError(f"Options of {self.kind} {self.qualified} are no speedkit.Options")
         return cls
@@ -131,12 +132,18 @@ class Plugins:
         self.origins: list[Origin] = []
         self.broken: list[Broken] = []
         self.blocked = tuple(block)
+        self._kept_out: set[str] = set()
         self._registered: list[Registration] = []
         self._commands: dict[str, CommandRegistration] = {}
         if entry_points:
             self._add_installed()
         for target in (*_loaded_by_environment(), *load):
             self._add(Origin(_plugin_name(target), target), partial(_load_target, target))
+
+    @property
+    def blocked_in_vain(self) -> tuple[str, ...]:
+        """The names among ``blocked`` that no plugin has."""
+        return tuple(name for name in self.blocked if name not in self._kept_out)
 
     def _add_installed(self) -> None:
         # Our own first, so that nobody else's can take the place of the built-in plugin.
@@ -148,6 +155,7 @@ class Plugins:
     def _add(self, origin: Origin, load: Callable[[], object]) -> None:
         """Load and register one plugin; whatever it does wrong stays its own affair."""
         if origin.plugin in self.blocked:
+            self._kept_out.add(origin.plugin)
             return
         try:
             plugin = load()

@@ -261,7 +261,10 @@ class Search:
         runs = calibration_runs(self.config, self.task)
         on_run = partial(self._on_calibration_run, runs)
         made = calibrations.measure(self.task, work.trials, folder, runs, on_run, work.listener)
-        calibrations.save(self.task, made)
+        try:
+            calibrations.save(self.task, made)
+        except OSError as error:  # the cache is for later runs; this one has its times
+            self._recorder.warn(f"the times of the records are not kept for later runs: {error}")
         return made
 
     def _on_calibration_run(self, of: int, which: str, k: int, trial: Trial) -> None:

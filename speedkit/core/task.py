@@ -661,7 +661,8 @@ def find_task(name: str) -> Task:
     """Return a task by ``family/id``, or by ``path/of/folder/id``."""
     family, _, task_id = name.rpartition("/")
     if not family or not (task_id.isascii() and task_id.isdigit()):
-        raise UsageError(f"{name!r} is no task; write FAMILY/ID, for example mini/1")
+        one = name.rstrip("/") if (Path(name) / FAMILY_FILE).is_file() else "mini"
+        raise UsageError(f"{name!r} is no task; write FAMILY/ID, for example {one}/1")
     return find_family(family).task(int(task_id))
 
 

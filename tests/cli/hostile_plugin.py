@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import io
 import runpy
 
@@ -49,9 +49,9 @@ class ShakyExecutor(Executor):
             assert job.cancel.wait(60)
             return Execution(Ending.CANCELLED, reason="cancelled")
         out = io.StringIO()
+        given = {"print": functools.partial(print, file=out)}  # other threads print as well
         try:
-            with contextlib.redirect_stdout(out):
-                runpy.run_path(str(job.workspace / job.script), run_name="__main__")
+            runpy.run_path(str(job.workspace / job.script), given, "__main__")
         except Exception as error:
             return Execution(Ending.CRASHED, 1, reason=f"ValueError: {error}")
         for line in out.getvalue().split("\n"):

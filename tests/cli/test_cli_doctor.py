@@ -51,6 +51,8 @@ def tools(tmp_path, monkeypatch) -> Path:
     git = shutil.which("git")
     assert git is not None
     (folder / "git").symlink_to(git)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=10**10))
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 import speedkit
-from speedkit.core.journal import read_events
 from tests.conftest import TOY
 
 
@@ -37,8 +36,7 @@ def test_without_a_known_time_nothing_is_run(toy_run, family, tmp_path):
     change(family, "time_ms = 6000\n", "")
     with pytest.raises(speedkit.SpeedkitError, match=r"record 2 .* give both a time_ms"):
         toy_run(task=f"{family}/2")
-    events = read_events(tmp_path / "run/events.jsonl")
-    assert "job_started" not in {e["type"] for e in events}
+    assert not (tmp_path / "run").exists()  # what ran a job is kept
 
 
 def test_more_runs_than_are_stored_are_made(toy_run):
