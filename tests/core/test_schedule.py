@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import speedkit
 from speedkit.core.journal import read_events
 from speedkit.core.lane_clock import LaneClock
 from speedkit.core.node import Outcome
-from tests.core.test_resume import facts
+from tests.conftest import TOY
+from tests.core.test_resume import check_once, facts, forget
 
 PLUGIN = '''
 import re, random, time
@@ -107,10 +110,6 @@ def test_which_of_two_with_the_same_code_is_run_does_not_depend_on_who_is_coded_
 
 
 def test_a_run_with_the_same_code_again_goes_on_after_every_cut(slow_run, tmp_path):
-    import shutil
-
-    from tests.core.test_resume import check_once, forget
-
     settings = {"scaffold": "multi_aide", "nodes": 3, "seed": 5}
     whole = slow_run("whole", {"kinds": 1, "eldest": 0.02}, **settings)
     lines = (whole.path / "events.jsonl").read_bytes().splitlines(keepends=True)
@@ -135,18 +134,14 @@ def test_lookahead_keeps_the_lane_busy(slow_run):
     common = {"scaffold": "aide", "nodes": 8, "seed": 1}
     strict = slow_run("strict", coder, executor, **common)
     ahead = slow_run("ahead", coder, executor, {"lookahead": 1}, **common)
-    assert lanes_of(ahead)["busy"] > lanes_of(strict)["busy"] + 0.1
     assert lanes_of(strict)["idle_s"]["coding"] > 1.0
+    assert lanes_of(ahead)["idle_s"]["coding"] < lanes_of(strict)["idle_s"]["coding"] / 2
     assert {n.staleness for n in strict} == {0}
     assert any(n.staleness for n in ahead)
     assert sum(n.counts for n in ahead) == 8
 
 
 def test_a_run_with_lookahead_goes_on_after_every_cut(slow_run, tmp_path):
-    import shutil
-
-    from tests.core.test_resume import check_once, forget
-
     whole = slow_run("whole", {}, {"seconds": 0.02}, {"lookahead": 2}, nodes=5, scaffold="tree")
     lines = (whole.path / "events.jsonl").read_bytes().splitlines(keepends=True)
     for kept in range(0, len(lines), 2):
@@ -201,6 +196,90 @@ def test_code_that_was_dropped_is_run_once_when_it_comes_again(slow_run, tmp_pat
     assert len(alike) >= 2
     assert sum(n.wall_s is not None for n in alike) == 1
     assert all(n.outcome is Outcome.VALID for n in alike if n.id != 2)
+
+
+ADOPTING = """
+import pathlib, re, threading
+import speedkit
+from speedkit.core.node import Stage
+
+FOLDER = pathlib.Path(__file__).parent
+planned = threading.Event()
+
+
+class Adopting(speedkit.Executor):
+    def execute(self, job, watch):
+        watch.started({"pid": 0})
+        if job.name == "node-1":
+            assert planned.wait(30)
+        return self.train("run", job, watch)
+
+    def adopt(self, job, handle, watch):
+        return self.train("gone on with", job, watch)
+
+    def train(self, what, job, watch):
+        with (FOLDER / "jobs").open("a") as file:
+            file.write(f"{job.name} {what}\\n")
+        watch.line(0, "step:9/9 val_loss:1.0000 train_time:9ms", 0.01)
+        return speedkit.Execution(speedkit.Ending.FINISHED, 0, wall_s=0.01)
+
+
+class Impatient(speedkit.Scaffold):
+    lookahead = 2
+
+    def is_superseded(self, tree, node):
+        return (FOLDER / "resumed").exists()
+
+    def propose(self, tree, rng):
+        if 1 in tree:
+            planned.set()
+        return [speedkit.Proposal(0, Stage.DRAFT)]
+
+
+@speedkit.hookimpl
+def register_executors(register):
+    register("adopting", Adopting)
+
+
+@speedkit.hookimpl
+def register_scaffolds(register):
+    register("impatient", Impatient)
+"""
+
+
+def test_a_job_that_still_runs_is_neither_dropped_nor_tried_out_again(
+    slow_run, tmp_path, monkeypatch
+):
+    shutil.copytree(TOY, tmp_path / "toy")
+    with (tmp_path / "toy/family.toml").open("a") as file:
+        file.write('[hooks]\nsmoke = "shortened:smoke"\n')
+    (tmp_path / "shortened.py").write_text("def smoke(text, steps, nproc):\n    return text, ()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin = tmp_path / "adopting.py"
+    plugin.write_text(ADOPTING)
+    tree = slow_run(
+        "run",
+        load=(str(tmp_path / "slow.py"), str(plugin)),
+        task=f"{tmp_path}/toy/1",
+        executor="adopting",
+        scaffold="impatient",
+        smoke_first=True,
+        nodes=2,
+    )
+    assert tree[2].staleness, "it may be dropped"
+    jobs = (tmp_path / "jobs").read_text().split("\n")
+    assert [job for job in jobs if "node-2" in job] == ["node-2-smoke run", "node-2 run"]
+
+    events = read_events(tree.path / "events.jsonl")
+    started = [e["type"] == "job_started" and e["job"] == "node-2" for e in events].index(True)
+    lines = (tree.path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (tree.path / "events.jsonl").write_bytes(b"".join(lines[: started + 1]))
+    forget(tree.path, read_events(tree.path / "events.jsonl"))
+    (tmp_path / "resumed").touch()
+    (tmp_path / "jobs").unlink()
+    assert speedkit.run(resume=tree.path)[2].outcome is Outcome.VALID
+    jobs = (tmp_path / "jobs").read_text().split("\n")
+    assert [job for job in jobs if "node-2" in job] == ["node-2 gone on with"]
 
 
 STOPPING = """

@@ -48,24 +48,31 @@ def survivors(path):
     return found
 
 
-def wait_until(condition, limit_s=15.0):
+def wait_until(condition, limit_s=60.0):
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
+def events_of(path):
+    """Return how many events a run has written down so far."""
+    journal = path / "events.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
 @pytest.mark.slow
 def test_kill_at_many_moments_leads_to_the_same_tree(family, tmp_path):
-    began = time.monotonic()
     assert start(family, tmp_path / "whole").wait() == 0
-    duration = time.monotonic() - began
     whole = speedkit.open_run(tmp_path / "whole")
+    events = events_of(tmp_path / "whole")
     cut_short = 0
     for moment in range(MOMENTS):
         path = tmp_path / f"run-{moment}"
         process = start(family, path, "--calibration", "fresh")
-        time.sleep(0.3 + moment / MOMENTS * duration)
+        while process.poll() is None and events_of(path) < moment / MOMENTS * events:
+            time.sleep(0.01)
+        time.sleep(0.3 if moment == 0 else moment % 4 * 0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         if not (path / "run.toml").exists():
@@ -87,7 +94,7 @@ def test_the_job_of_a_killed_controller_is_gone_before_the_next_starts(family, t
     wait_until(lambda: (path / "run.toml").exists() and survivors(path))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not survivors(path), limit_s=3)
+    wait_until(lambda: not survivors(path), limit_s=30)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -96,7 +103,7 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(family, tmp_path, signu
     process = start(family, path)
     wait_until(lambda: Path(path / "events.jsonl").exists() and survivors(path))
     process.send_signal(signum)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"speedkit run --resume {path}" in err
     assert "Traceback" not in err

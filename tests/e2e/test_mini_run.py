@@ -8,6 +8,7 @@ import pytest
 
 import speedkit
 from speedkit.core.metrics import parse_log, read_lines
+from speedkit.core.node import Outcome
 
 
 @pytest.mark.slow
@@ -19,16 +20,19 @@ def test_a_search_of_the_ladder_end_to_end(tmp_path):
         coder="oracle",
         nodes=1,
         calibration_runs=1,
+        stop={"mode": "off"},
         out=tmp_path / "run",
         on_event=events.append,
     )
     node = tree[1]
-    # One run in ten may end just over the target; everything else must hold.
-    assert str(node.outcome) in ("valid", "invalid"), node.reason
+    # One run in ten may end just over the target, and a machine that does other work at the same
+    # time may make a time look odd; everything else must hold.
+    odd = node.outcome is Outcome.QUARANTINED and node.reason.startswith("guard clock: ")
+    assert odd or node.outcome in (Outcome.VALID, Outcome.INVALID), node.reason
     assert node.metrics.step == node.metrics.steps
     assert node.metrics.val_loss == pytest.approx(1.8, abs=0.15)
     assert tree.calibration.source == "measured"
-    assert tree.calibration.recovers
+    assert len(tree.calibration.start_runs) == len(tree.calibration.target_runs) == 1
     log = tree.path / "nodes/0001/rank0.stdout.log"
     with log.open("rb") as file:
         assert parse_log(read_lines(file)).last == node.metrics

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -15,7 +16,7 @@ import speedkit
 from speedkit.core.journal import read_events
 from tests.conftest import INSTANT, TOY
 from tests.core.test_resume import facts
-from tests.kit.fake_openai import FakeOpenAI, Step, fail, say
+from tests.kit.fake_openai import FakeOpenAI, fail, say
 
 KEY = "sk" + "-canary-0123456789abcdefghijklmnop"
 STEPS = re.compile(r"num_iterations: int = ([0-9]+)")
@@ -73,13 +74,15 @@ def test_each_scaffold_with_a_model(toy_run, key, scaffold):
 
 
 def test_children_of_a_step_are_asked_for_at_once(toy_run, key):
-    def slowly(request):
-        answer = fewer_steps(request)
-        return Step(text=answer.text, latency_s=0.5)
+    all_here = threading.Barrier(4, timeout=60)
 
-    with FakeOpenAI(slowly) as server:
-        toy_run(**settings(server, scaffold="flat"))
-    assert server.max_in_flight == 4
+    def when_all_are_here(request):
+        all_here.wait()
+        return fewer_steps(request)
+
+    with FakeOpenAI(when_all_are_here) as server:
+        tree = toy_run(**settings(server, scaffold="flat"))
+    assert (server.max_in_flight, len(tree)) == (4, 5)
 
 
 def test_edit_failures_are_no_candidates(toy_run, key):
@@ -133,8 +136,14 @@ def test_a_finished_search_is_replayed_offline_with_the_same_commits(toy_run, ke
 
 
 def test_kill_during_a_model_call_then_resume(toy_run, key, tmp_path):
-    path = tmp_path / "run"
-    with FakeOpenAI(lambda request: Step(text=fewer_steps(request).text, latency_s=0.7)) as server:
+    path, killed = tmp_path / "run", threading.Event()
+
+    def late_at_first(request):
+        if request.index == 0:
+            killed.wait(60)
+        return fewer_steps(request)
+
+    with FakeOpenAI(late_at_first) as server:
         command = [sys.executable, "-m", "speedkit", "run", f"{TOY}/1", "--out", str(path)]
         command += ["--load", str(INSTANT), "--executor", "instant", "--nodes", "3"]
         command += ["--scaffold", "tree", "--model", "openai/fake", "--api-base", server.url]
@@ -146,6 +155,7 @@ def test_kill_during_a_model_call_then_resume(toy_run, key, tmp_path):
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        killed.set()
         resumed = speedkit.run(resume=path)
         whole = toy_run("whole", **settings(server, scaffold="tree", nodes=3))
     assert facts(resumed) == facts(whole)

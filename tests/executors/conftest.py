@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 
@@ -23,10 +24,12 @@ def bench(tmp_path, sandbox):
     if sandbox == "bwrap" and sandboxes.find(sys.executable).bwrap is None:
         pytest.skip(f"no sandbox can be made here: {sandboxes.find(sys.executable).reason}")
     made = Bench(tmp_path, f"bench-{secrets.token_hex(8)}", sandbox)
+    before = os.umask(0o022)
     made.workspace.mkdir()
     made.log_dir.mkdir()
     yield made
-    wait_for(lambda: not made.survivors() and not made.scratch_folders(), 3)
+    os.umask(before)
+    wait_for(lambda: not made.survivors() and not made.scratch_folders())
 
 
 @pytest.fixture

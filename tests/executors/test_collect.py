@@ -85,10 +85,11 @@ def test_a_workspace_that_is_a_link_is_not_entered(take, workspace, tmp_path):
     assert take("**")[0] == []
 
 
-def test_what_is_no_file_is_refused_at_once(take, workspace):
+def test_what_is_no_file_is_refused_at_once(take, workspace, monkeypatch):
     os.mkfifo(workspace / "pipe.txt")
     server = socket.socket(socket.AF_UNIX)
-    server.bind(str(workspace / "s.txt"))
+    monkeypatch.chdir(workspace)  # the whole path may be too long
+    server.bind("s.txt")
     taken, refused = take("*.txt")
     server.close()
     assert taken == ["top.txt"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import io
 import runpy
 import traceback
@@ -17,9 +17,9 @@ class InstantExecutor(Executor):
     def execute(self, job, watch):
         watch.started({"pid": 0})
         out = io.StringIO()
+        given = {"print": functools.partial(print, file=out)}  # other threads print as well
         try:
-            with contextlib.redirect_stdout(out):
-                runpy.run_path(str(job.workspace / job.script), run_name="__main__")
+            runpy.run_path(str(job.workspace / job.script), given, "__main__")
         except Exception as error:
             cause = RankError(0, f"{type(error).__name__}: {error}", traceback.format_exc())
             return Execution(Ending.CRASHED, 1, (cause,), 0.01, reason=cause.message)

@@ -3,7 +3,7 @@ guard objects in verifications only."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import io
 import math
 import random
@@ -40,10 +40,10 @@ class NoisyExecutor(Executor):
         self.jobs.append(job.name)
         seed = int(job.env["SPEEDKIT_SEED"])
         out, left, failure = io.StringIO(), {}, None
+        given = {"SEED": seed, "JOB": job.name, "DATA": job.workspace / "data"}
+        given["print"] = functools.partial(print, file=out)  # other threads print as well
         try:
-            with contextlib.redirect_stdout(out):
-                given = {"SEED": seed, "JOB": job.name, "DATA": job.workspace / "data"}
-                left = runpy.run_path(str(job.workspace / job.script), given, "__main__")
+            left = runpy.run_path(str(job.workspace / job.script), given, "__main__")
         except Exception as error:
             failure = RankError(0, f"{type(error).__name__}: {error}")
         rng = random.Random(f"{seed}/{job.name}")

@@ -91,14 +91,17 @@ def test_the_reference_is_that_of_the_installed_torch() -> None:
     assert "'Tensor'" not in entry.text
 
 
-def test_the_controller_does_not_import_torch() -> None:
+def test_the_controller_does_not_import_torch(tmp_path: Path) -> None:
+    answer = json.dumps({"torch": "9.9", "items": [[NAMES[0], "signature", "docstring"]]})
+    python = _fake_python(tmp_path, f"echo '{answer}'")
     code = (
         "import sys\n"
         "from speedkit.plugins.knowledge.flexattention import FlexAttentionKnowledge as K\n"
-        "print(len(K().entries(None)), 'torch' in sys.modules)"
+        "found = K(K.Options(python=sys.argv[1])).entries(None)\n"
+        "print(len(found), found[1].title.split()[-1], 'torch' in sys.modules)"
     )
-    done = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert done.split() == ["2", "False"]
+    done = subprocess.check_output([sys.executable, "-c", code, python], text=True)
+    assert done.split() == ["2", "9.9", "False"]
 
 
 @pytest.mark.parametrize(("limit", "fits"), [(2_000, False), (6_000, False), (500_000, True)])

@@ -153,7 +153,7 @@ def test_a_hang_up_ends_the_run_as_an_interrupt_does(family, tmp_path):
     process = start(family, path)
     wait_until(lambda: (path / "events.jsonl").exists() and survivors(path))
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=15)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert not survivors(path)
     assert speedkit.open_run(path).status == "interrupted"
@@ -167,9 +167,9 @@ def test_impatience_loses_no_node(family, tmp_path):
     for _ in range(5):
         process.send_signal(signal.SIGINT)
         time.sleep(0.02)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT), err
-    wait_until(lambda: not survivors(path), limit_s=5)
+    wait_until(lambda: not survivors(path))
     before = [e for e in RunDirectory(path).events() if e["type"] == "node_finished"]
     resumed = speedkit.run(resume=path)
     assert resumed.status == "finished"

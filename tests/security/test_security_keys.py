@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import textwrap
 
@@ -75,6 +76,7 @@ def talkative(keys):
     said = " ".join(spelling for key in keys.values() for spelling in forms(key).values())
     short = " ".join(keys.values())
     noted = said.replace("\\", "").replace('"', "")
+    drafts = itertools.count()
 
     def answer(request):
         text = request.body["messages"][-1]["content"]
@@ -83,7 +85,7 @@ def talkative(keys):
         if "SEARCH" not in text or not found:
             return say(f"It ran. {said}", **more)
         old = int(found[-1])
-        crash = bool(request.index % 2)
+        crash = bool(next(drafts) % 2)
         return say(
             f"HYPOTHESIS: use {short}\n\nsolve.py\n```python\n<<<<<<< SEARCH\n"
             f"    num_iterations: int = {old}\n=======\n"

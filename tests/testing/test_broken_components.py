@@ -298,7 +298,7 @@ class Forgetting(Coder):
 
     def write(self, request):
         self.request = request
-        time.sleep(0.01)
+        time.sleep(0.1)
         return super().write(self.request)
 
 
