@@ -184,6 +184,12 @@ class RunConfig(BaseModel):
         """Return how many nodes a run on a family may have besides the start record."""
         return self.nodes or family.defaults.nodes or 20
 
+    def stop_for(self, family: Family) -> CurveStop:
+        """Return when jobs of a family are stopped."""
+        if self.stop.margin is not None or family.defaults.stop_margin is None:
+            return self.stop
+        return self.stop.model_copy(update={"margin": family.defaults.stop_margin})
+
     @property
     def coder_name(self) -> str:
         """The coder that is used: the chosen one, or the default for the model setting."""

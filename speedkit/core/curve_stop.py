@@ -25,6 +25,8 @@ RECENT = 3
 """Intervals between validations from which pace and slope are taken, the best of them."""
 MIN_INTERVALS = 2
 """Intervals before anything is foretold: the first often holds a compilation."""
+MARGIN = 0.05
+"""Part of the time to beat by which a run may be late where neither user nor family says."""
 
 
 class CurveStop(Options):
@@ -40,8 +42,11 @@ class CurveStop(Options):
         description="whose time a run must beat: start, that of the start record; best, that of "
         "the best node so far, once there is one",
     )
-    margin: float = Field(
-        0.05, ge=0, description="part of that time by which a run may be late before it is stopped"
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="part of that time by which a run may be late before it is stopped; default: "
+        "the family's, or 0.05",
     )
     faster: float = Field(
         0.2,
@@ -134,6 +139,7 @@ class CurveRule:
         best_curve: Sequence[Metrics] = (),
     ) -> None:
         self._options = options
+        self._margin = MARGIN if options.margin is None else options.margin
         self._target = target
         self._limit_ms, self._whose = start_ms, "the start record's"
         best_ms = best_curve[-1].train_time_ms if best_curve else None
@@ -181,7 +187,7 @@ class CurveRule:
     @property
     def _bound_ms(self) -> float:
         limit = math.inf if self._limit_ms is None else self._limit_ms
-        return limit * (1 + self._options.margin)
+        return limit * (1 + self._margin)
 
     def _too_late(self, now: Metrics) -> str | None:
         if now.train_time_ms is None or now.train_time_ms <= self._bound_ms:
@@ -241,7 +247,7 @@ class CurveRule:
         return max(0.0, *slopes) if slopes else 0.0
 
     def _limit_words(self) -> str:
-        late = f" by over {self._options.margin:.0%}" if self._options.margin else ""
+        late = f" by over {self._margin:.0%}" if self._margin else ""
         return f"{self._whose} {(self._limit_ms or 0) / 1000:.1f} s{late}"
 
 

@@ -286,7 +286,7 @@ class NodeWork:
             curve = read_curve(self.run.directory.node_dir(was_run))
         make = partial(
             CurveRule,
-            self.config.stop,
+            self.config.stop_for(self.task.family),
             target=self.task.rules.target,
             start_ms=calibration.start_ms,
             start_curves=[calibration.start_curve] if calibration.start_curve else (),

@@ -184,6 +184,7 @@ class Defaults(_Strict):
 
     nodes: int | None = Field(default=None, ge=1)
     calibration_runs: int | None = Field(default=None, ge=1)
+    stop_margin: float | None = Field(default=None, ge=0)
 
 
 class Source(_Strict):

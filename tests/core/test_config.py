@@ -6,8 +6,10 @@ import pytest
 
 from speedkit.core.assemble import assemble
 from speedkit.core.config import check_config, load_config, parse_options, parse_value
+from speedkit.core.curve_stop import MARGIN
 from speedkit.core.errors import ConfigError, UsageError
 from speedkit.core.plugins import Plugins
+from speedkit.core.task import find_family
 
 
 def test_each_layer_overrides_the_one_before(tmp_path):
@@ -156,3 +158,10 @@ def test_the_default_coder_depends_on_the_model():
     assert check_config({}).coder_name == "tuner"
     assert check_config({"model": "openai/gpt-4.1"}).coder_name == "llm"
     assert check_config({"model": "x", "coder": "noop"}).coder_name == "noop"
+
+
+def test_the_margin_of_the_user_comes_before_that_of_the_family():
+    mini, nanogpt = find_family("mini"), find_family("nanogpt")
+    assert check_config({}).stop_for(mini).margin == mini.defaults.stop_margin > MARGIN
+    assert check_config({"stop": {"margin": 0.2}}).stop_for(mini).margin == 0.2
+    assert check_config({}).stop_for(nanogpt).margin is None, "which means the general one"

@@ -123,6 +123,7 @@ def test_a_run_past_the_time_of_the_start_record():
         "train_time is 105.0 s at step 10 of 1000, past the start record's 100.0 s by over 5%"
     )
     assert stopped_at(run[:1]) == (None, None)
+    assert stopped_at(run, margin=0.06) == (None, None)
 
 
 @pytest.mark.parametrize(("factor", "latest"), [(1.2, 500), (1.5, 200), (3, 200)])
