@@ -133,7 +133,7 @@ def read(page, reader):
     values = {}
     if page == "README.md":
         reader.type(
-            f"speedkit run {TOY}/1 --load {INSTANT} --executor instant --coder tuner --nodes 4 "
+            f"speedkit run {TOY}/1 --load {INSTANT} --executor instant --coder tuner --nodes 6 "
             "--out finished --seed 1"
         )
         values = {" RUN": " finished"}
