@@ -46,7 +46,8 @@ def sweep() -> None:
     """Remove the folders whose makers were killed, and had nobody yet to remove them."""
     import tempfile
 
-    with os.scandir(tempfile.gettempdir()) as entries:
+    paths = []
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         paths = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
     for path in paths:
         with contextlib.suppress(OSError):
