@@ -334,11 +334,10 @@ class _Runner:
 
 
 def _spent(runs: Sequence[Run]) -> dict[str, Any]:
-    calls = [call for run in runs for call in run.calls]
-    return {
-        "max_cost": sum(call.cost or 0.0 for call in calls),
-        "max_tokens": sum(call.usage.total for call in calls if not call.cached),
-    }
+    from speedkit.analysis.reading import totals_of  # here, as the package brings numpy along
+
+    spent = totals_of(call for run in runs for call in run.calls)
+    return {"max_cost": spent.known_cost, "max_tokens": spent.usage.total}
 
 
 def _check_start(run: Run, script: str | None) -> None:
