@@ -249,8 +249,10 @@ def _row(tree: RunTree, node: Any) -> list[Any]:
 
 
 def _lanes(facts: Mapping[str, Any]) -> str:
-    """Return how busy the executor was, and what idle lanes waited for."""
+    """Return how busy the executor was, and what idle lanes waited for; empty if it had no time."""
     waits = ", ".join(f"{cause} {s:.1f} s" for cause, s in facts["idle_s"].items() if s >= 0.05)
+    if not facts["busy"] and not waits:
+        return ""
     return f"executor busy {facts['busy']:.0%}" + (f"; idle for {waits}" if waits else "")
 
 
@@ -270,7 +272,7 @@ def closing_lines(tree: RunTree) -> list[str]:
     lines.append(f"history  git -C {path / 'repo'} log --graph --all")
     if best is not None:
         lines.append(f"diff     speedkit diff {path} {best.id}")
-    if tree.lanes and (busy := _lanes(tree.lanes)) != "executor busy 0%":
+    if tree.lanes and (busy := _lanes(tree.lanes)):
         lines.append(f"lanes    {busy}")
     lines.append(f"report   speedkit report {path}")
     return lines
